@@ -1,0 +1,76 @@
+// Packages: an OCI image layout that holds a Wasm module and native code per ISA.
+//
+// Layout (docs/formats/package.md): oci-layout, index.json, blobs/sha256/*. The index has one manifest per
+// platform; each manifest's layers are the native image (ELF), the module description (module.fbs) and the
+// Wasm bytes. Blobs are stored uncompressed so that images are mapped, not copied. Every blob's digest is
+// checked when it is first used, the module description is verified as a FlatBuffer and for consistency.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "package/isa.h"
+#include "package/module_generated.h"
+
+namespace godwit::package {
+
+// Read-only bytes that stay where they are while the Blob lives. If `fd` >= 0 they are also at `offset`
+// (a multiple of 64 KiB for images) of that file, and may be mapped from it.
+struct Blob {
+  std::string digest;  // "sha256:<hex>"
+  ByteView bytes;
+  int fd = -1;
+  std::uint64_t offset = 0;
+  std::shared_ptr<const void> keep;  // Owns the bytes and the descriptor.
+};
+
+// "sha256:<hex>" of the bytes.
+std::string Sha256Digest(ByteView bytes);
+
+// Immutable, shared between threads.
+class Package {
+ public:
+  // Opens the layout in folder `path`. kNotFound, kCorrupt (names the blob), kUnsupported (another ABI version).
+  static Result<std::shared_ptr<const Package>> Open(const std::filesystem::path& path);
+  // From blobs by digest, `index_digest` being the image index: as carried by a snapshot or received from a peer.
+  static Result<std::shared_ptr<const Package>> FromBlobs(const std::string& index_digest,
+                                                          const std::map<std::string, Blob>& blobs);
+
+  // Digest of the image index: the package's identity.
+  const std::string& digest() const { return digest_; }
+  const fbs::Module& module() const { return *module_; }
+  ByteView wasm() const { return wasm_.bytes; }
+  std::vector<Isa> isas() const;
+  // The native image for `isa`; kUnsupported (naming what there is) if the package has none.
+  Result<Blob> image(Isa isa) const;
+  // Every blob, the index first: what must be copied for the package to be complete elsewhere.
+  const std::vector<Blob>& blobs() const { return blobs_; }
+  // The digests that a device of `isa` needs: index, its manifest and config, image, module description.
+  std::vector<std::string> BlobsFor(Isa isa) const;
+
+ private:
+  Package() = default;
+  std::string digest_;
+  const fbs::Module* module_ = nullptr;
+  Blob wasm_, module_blob_;
+  std::map<Isa, Blob> images_;
+  std::vector<Blob> blobs_;
+};
+
+struct Contents {
+  std::string name;
+  Bytes wasm;
+  Bytes module;
+  std::map<Isa, Bytes> images;
+};
+
+// Writes the layout to folder `path` (made; an existing package there is replaced only when all is written).
+// Same contents, same bytes. Returns the package's digest. On failure `path` is unchanged.
+Result<std::string> WritePackage(const std::filesystem::path& path, const Contents& contents);
+
+}  // namespace godwit::package

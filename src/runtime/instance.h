@@ -1,0 +1,126 @@
+// Instances: a module running, stoppable at any safepoint, and its state as a snapshot.
+//
+// An Instance is bound to one thread at a time (its owner): everything but RequestStop, WithdrawStop, Cancel
+// and Wake is called by that thread. Guest calls run as tasks, each on its own guarded stack (a fiber); one
+// instance may have several (services with concurrency > 1), of which one runs at a time and which
+// interleave only where a host function blocks.
+#pragma once
+
+#include <poll.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "package/native_abi.h"
+#include "package/package.h"
+#include "runtime/host.h"
+#include "snapshot/snapshot.h"
+
+namespace godwit::runtime {
+
+// A package's code for this ISA, mapped and checked, ready to be instantiated. Immutable, shared.
+class LoadedModule {
+ public:
+  static Result<std::shared_ptr<const LoadedModule>> Load(std::shared_ptr<const package::Package> package);
+  virtual ~LoadedModule() = default;
+  virtual const package::Package& package() const = 0;
+  const fbs::Module& module() const { return package().module(); }
+};
+
+using Cell = std::array<std::uint8_t, 16>;  // One Wasm value, little-endian, in the low bytes.
+
+struct Returned { std::vector<Cell> results; };
+struct Exited { std::uint32_t code; };  // WASI proc_exit
+struct Trapped {
+  abi::TrapCode code;
+  std::string function;  // Name of the Wasm function, or "func[N]".
+  std::string message;   // "integer divide by zero in func[12] (parse_line) at parse.c:40" as far as known.
+};
+struct Captured {};  // Stopped at a safepoint: the task's frames are kept; Run continues it, Capture saves it.
+// A host function waits. The owner calls Run again when `fds` are ready, the deadline (CLOCK_MONOTONIC) has
+// passed, Wake was called, or a stop was requested.
+struct Blocked {
+  std::vector<pollfd> fds;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+using Outcome = std::variant<Returned, Exited, Trapped, Captured, Blocked>;
+
+using TaskId = std::uint64_t;
+
+struct Limits {
+  ByteCount memory_max{4ull << 30};
+  ByteCount stack{8ull << 20};  // Native stack of a task; a resumed task gets four times that, since frames of clones and of other ISAs are larger.
+  std::uint32_t table_elements_max = 10'000'000;
+  std::uint32_t tasks_max = 1;
+};
+
+class Instance {
+ public:
+  // Instantiates: links imports (kInvalidArgument names one that is missing or has another type), lays out
+  // memory, tables and globals. Does not run the start function: RunStart() does if there is one.
+  static Result<std::unique_ptr<Instance>> Create(std::shared_ptr<const LoadedModule> module,
+                                                  std::vector<std::shared_ptr<HostModule>> hosts,
+                                                  const Limits& limits);
+  // From a snapshot of the same module (kFailedPrecondition if package or IR differ; kCorrupt if frames do not
+  // fit the module's safepoint records). Its tasks are as Captured; Run continues them.
+  static Result<std::unique_ptr<Instance>> Restore(std::shared_ptr<const LoadedModule> module,
+                                                   std::vector<std::shared_ptr<HostModule>> hosts,
+                                                   const Limits& limits, const snapshot::Snapshot& snapshot);
+  virtual ~Instance() = default;
+
+  // The start function's index if the module has one and it has not run.
+  virtual std::optional<std::uint32_t> start_function() const = 0;
+  // Module function index of an exported function.
+  virtual Result<std::uint32_t> FindFunction(std::string_view export_name) const = 0;
+  // Begins a call; it runs in Run. kResourceExhausted past tasks_max; kInvalidArgument if arguments do not fit.
+  virtual Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) = 0;
+  virtual std::vector<TaskId> tasks() const = 0;
+  // Runs the task until one of Outcome. Returned, Exited and Trapped end the task.
+  virtual Outcome Run(TaskId task) = 0;
+  // Drops a task that is not running; its guest frames are abandoned.
+  virtual void Abandon(TaskId task) = 0;
+
+  // Any thread: the running task stops at its next safepoint (Captured); a blocked one when it is run next.
+  // Sticky: until WithdrawStop, every Run comes back as Captured at its first safepoint.
+  virtual void RequestStop() = 0;
+  virtual void WithdrawStop() = 0;
+  // Any thread: the running task ends as Trapped{kCancelled}.
+  virtual void Cancel() = 0;
+  // Any thread: makes wake_fd() readable, so that an owner waiting in poll() looks again. RequestStop does it too.
+  virtual void Wake() = 0;
+  virtual int wake_fd() const = 0;
+  // Every `every`-th safepoint reached ends in Captured (0: none). Counts reached ones in safepoints_reached.
+  virtual void StopEvery(std::uint64_t every) = 0;
+  virtual std::uint64_t safepoints_reached() const = 0;
+
+  // The state, all tasks being captured or not begun (a blocked task is run once more to capture it).
+  // The snapshot's pages point into this instance, which must not run while the snapshot is used. Does not
+  // fill in `package`. kFailedPrecondition if a host module's state cannot move.
+  virtual Result<snapshot::Snapshot> Capture() = 0;
+
+  virtual abi::Context* context() = 0;
+  virtual HostModule* host(std::string_view name) = 0;
+  virtual const LoadedModule& module() const = 0;
+
+  // --- For host functions, on the guest's stack ---
+  static Instance& Of(abi::Context* context);
+  virtual TaskId current_task() const = 0;
+  enum class Wait { kReady, kInterrupted };
+  // Gives the thread back to the owner with Blocked{what}. Returns kInterrupted if a stop was requested: the
+  // host function must then return Restart() if it has not taken effect, or its (partial) result if it has.
+  virtual Wait Block(Blocked what) = 0;
+  // Marks the present host call to be made again after resuming; the value returned to the guest is unused.
+  virtual void Restart() = 0;
+  [[noreturn]] virtual void Exit(std::uint32_t code) = 0;
+  [[noreturn]] virtual void RaiseTrap(abi::TrapCode code, std::string message) = 0;
+};
+
+}  // namespace godwit::runtime

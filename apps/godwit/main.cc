@@ -1,0 +1,51 @@
+// godwit: the command line. Parses flags, picks the subcommand, turns its result into an exit code.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "commands.h"
+
+namespace godwit::cli {
+namespace {
+
+void AddGlobalFlags(CLI::App& app, Session& session) {
+  app.set_version_flag("--version", std::string("godwit " GODWIT_VERSION));
+  app.add_option("-o,--output", session.output, "Output format")
+      ->check(CLI::IsMember({"table", "wide", "json", "yaml", "name"}));
+  app.add_option("--context", session.context, "Cluster to talk to");
+  app.add_option("-n,--namespace", session.name_space, "Namespace");
+  app.add_flag("--wait,!--no-wait", session.wait, "Wait until the change is in effect (default)");
+  app.add_option("--timeout", session.timeout_s, "Seconds to wait")->check(CLI::NonNegativeNumber);
+  app.add_flag("-q,--quiet", session.quiet, "No notes on stderr");
+  app.add_flag("-v,--verbose", session.verbose, "Notes and progress even where stderr is no terminal");
+}
+
+void AddCommands([[maybe_unused]] CLI::App& app, [[maybe_unused]] Session& session) {}
+
+int Main(int argc, char** argv) {
+  Session session;
+  CLI::App app("Godwit runs WebAssembly services on hosts and devices, and moves them while they run.", "godwit");
+  app.footer(
+      "Examples:\n"
+      "  godwit run hello.wasm world                  run a WASI program here\n"
+      "  godwit build hello.wasm -o hello.gwp         compile it for every ISA\n"
+      "  godwit run --stop-after 50 --snapshot s hello.gwp; godwit resume s\n"
+      "  godwit doctor                                what this machine offers and lacks");
+  app.require_subcommand(1);
+  app.fallthrough();
+  AddGlobalFlags(app, session);
+  AddCommands(app, session);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitDone : kExitUsage;
+  }
+  const Result<int> code = session.action();
+  if (code.ok()) return *code;
+  std::fprintf(stderr, "godwit: %s\n", code.error().message.c_str());
+  return kExitFailed;
+}
+
+}  // namespace
+}  // namespace godwit::cli
+
+int main(int argc, char** argv) { return godwit::cli::Main(argc, argv); }

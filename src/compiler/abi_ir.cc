@@ -1,0 +1,123 @@
+#include "compiler/abi_ir.h"
+
+namespace godwit::compiler {
+
+using llvm::FunctionType;
+
+AbiIr::AbiIr(llvm::Module& m)
+    : module(m),
+      llvm(m.getContext()),
+      i1(llvm::Type::getInt1Ty(llvm)),
+      i8(llvm::Type::getInt8Ty(llvm)),
+      i32(llvm::Type::getInt32Ty(llvm)),
+      i64(llvm::Type::getInt64Ty(llvm)),
+      f32(llvm::Type::getFloatTy(llvm)),
+      f64(llvm::Type::getDoubleTy(llvm)),
+      void_(llvm::Type::getVoidTy(llvm)),
+      context_ptr(llvm::PointerType::get(llvm, kContextSpace)),
+      memory_ptr(llvm::PointerType::get(llvm, kMemorySpace)),
+      ptr(llvm::PointerType::get(llvm, 0)) {}
+
+llvm::Type* AbiIr::ValueType(wabt::Type type) const {
+  switch (type) {
+    case wabt::Type::I32: case wabt::Type::FuncRef: case wabt::Type::ExternRef: return i32;
+    case wabt::Type::I64: return i64;
+    case wabt::Type::F32: return f32;
+    case wabt::Type::F64: return f64;
+    default: return nullptr;
+  }
+}
+
+llvm::Type* AbiIr::ResultType(const wabt::FuncSignature& signature) const {
+  if (signature.result_types.empty()) return void_;
+  if (signature.result_types.size() == 1) return ValueType(signature.result_types[0]);
+  std::vector<llvm::Type*> types;
+  for (wabt::Type type : signature.result_types) types.push_back(ValueType(type));
+  return llvm::StructType::get(llvm, types);
+}
+
+FunctionType* AbiIr::GuestType(const wabt::FuncSignature& signature) const {
+  std::vector<llvm::Type*> types{context_ptr, memory_ptr};
+  for (wabt::Type type : signature.param_types) types.push_back(ValueType(type));
+  return FunctionType::get(ResultType(signature), types, false);
+}
+
+FunctionType* AbiIr::ResumeType(llvm::Type* result) const {
+  return FunctionType::get(result, {context_ptr, memory_ptr}, false);
+}
+
+llvm::Function* AbiIr::GuestFunction(std::uint32_t index, FunctionType* type) {
+  const std::string name = GuestName(index);
+  if (llvm::Function* found = module.getFunction(name)) return found;
+  auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, module);
+  function->setVisibility(llvm::GlobalValue::HiddenVisibility);
+  function->setDSOLocal(true);
+  function->setDoesNotThrow();
+  // Context and memory never overlap, and each function reaches them only through its parameters.
+  function->addParamAttr(0, llvm::Attribute::NoAlias);
+  function->addParamAttr(1, llvm::Attribute::NoAlias);
+  return function;
+}
+
+llvm::Function* AbiIr::Opaque(const std::string& name, FunctionType* type) {
+  if (llvm::Function* found = module.getFunction(name)) return found;
+  auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, module);
+  function->setDoesNotThrow();
+  return function;
+}
+
+llvm::Function* AbiIr::OpaqueBuiltin(Builtin builtin) {
+  llvm::Function* function = Opaque(std::string("gw.") + BuiltinName(builtin), BuiltinType(builtin));
+  if (builtin == Builtin::kTrap) {
+    function->setDoesNotReturn();
+    function->addFnAttr(llvm::Attribute::Cold);
+  }
+  return function;
+}
+
+FunctionType* AbiIr::BuiltinType(Builtin builtin) const {
+  auto make = [&](llvm::Type* result, unsigned words) {
+    std::vector<llvm::Type*> types{context_ptr};
+    types.insert(types.end(), words, i32);
+    return FunctionType::get(result, types, false);
+  };
+  switch (builtin) {
+    case Builtin::kTrap: return make(void_, 1);
+    case Builtin::kPoll: return make(void_, 0);
+    case Builtin::kNextResume: return make(ptr, 0);
+    case Builtin::kMemoryGrow: return make(i32, 2);
+    case Builtin::kMemoryFill: return make(void_, 3);
+    case Builtin::kMemoryCopy: return make(void_, 3);
+    case Builtin::kMemoryInit: return make(void_, 4);
+    case Builtin::kDataDrop: return make(void_, 1);
+    case Builtin::kTableGet: return make(i32, 2);
+    case Builtin::kTableSet: return make(void_, 3);
+    case Builtin::kTableGrow: return make(i32, 3);
+    case Builtin::kTableFill: return make(void_, 4);
+    case Builtin::kTableCopy: return make(void_, 5);
+    case Builtin::kTableInit: return make(void_, 5);
+    case Builtin::kElemDrop: return make(void_, 1);
+  }
+  GODWIT_CHECK(false, "builtin");
+}
+
+llvm::Value* AbiIr::FieldAddress(llvm::IRBuilderBase& b, llvm::Value* context, std::size_t offset) const {
+  return offset == 0 ? context : b.CreateConstInBoundsGEP1_64(i8, context, offset);
+}
+
+llvm::Value* AbiIr::LoadField(llvm::IRBuilderBase& b, llvm::Value* context, llvm::Type* type,
+                              std::size_t offset) const {
+  return b.CreateAlignedLoad(type, FieldAddress(b, context, offset), llvm::Align(4));
+}
+
+std::string GuestName(std::uint32_t index) { return "wasm." + std::to_string(index); }
+std::string ResumeName(std::uint32_t index) { return "resume." + std::to_string(index); }
+
+const char* BuiltinName(Builtin builtin) {
+  static constexpr const char* kNames[] = {"trap",       "poll",      "next_resume", "memory_grow", "memory_fill",
+                                           "memory_copy", "memory_init", "data_drop", "table_get",   "table_set",
+                                           "table_grow", "table_fill", "table_copy", "table_init",  "elem_drop"};
+  return kNames[static_cast<unsigned>(builtin)];
+}
+
+}  // namespace godwit::compiler

@@ -1,0 +1,201 @@
+#include "compiler/codegen.h"
+
+#include <lld/Common/Driver.h>
+#include <llvm/Bitcode/BitcodeReader.h>
+#include <llvm/Bitcode/BitcodeWriter.h>
+#include <llvm/IR/LegacyPassManager.h>
+#include <llvm/IR/Verifier.h>
+#include <llvm/MC/TargetRegistry.h>
+#include <llvm/Passes/PassBuilder.h>
+#include <llvm/Support/FileSystem.h>
+#include <llvm/Support/SmallVectorMemoryBuffer.h>
+#include <llvm/Support/TargetSelect.h>
+#include <llvm/Support/raw_ostream.h>
+#include <llvm/Target/TargetMachine.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <mutex>
+
+LLD_HAS_DRIVER(elf)
+
+namespace godwit::compiler {
+namespace {
+
+struct Target {
+  const char* triple;
+  const char* cpu;
+  const char* features;
+  const char* emulation;      // For the linker.
+  const char* max_page_size;  // The largest page size a device of this ISA may have.
+};
+
+Target TargetOf(package::Isa isa) {
+  switch (isa) {
+    case package::Isa::kX86_64: return {"x86_64-unknown-linux-gnu", "x86-64-v2", "", "elf_x86_64", "4096"};
+    case package::Isa::kAarch64: return {"aarch64-unknown-linux-gnu", "generic", "", "aarch64linux", "65536"};
+    case package::Isa::kRiscv64: return {"riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", "elf64lriscv", "4096"};
+  }
+  GODWIT_CHECK(false, "isa");
+}
+
+llvm::CodeGenOptLevel CodeGenLevel(int level) {
+  switch (level) {
+    case 0: return llvm::CodeGenOptLevel::None;
+    case 1: return llvm::CodeGenOptLevel::Less;
+    case 2: return llvm::CodeGenOptLevel::Default;
+    default: return llvm::CodeGenOptLevel::Aggressive;
+  }
+}
+
+std::unique_ptr<llvm::TargetMachine> MakeTargetMachine(package::Isa isa, int level) {
+  const Target target = TargetOf(isa);
+  std::string error;
+  const llvm::Target* found = llvm::TargetRegistry::lookupTarget(target.triple, error);
+  GODWIT_CHECK(found, error);
+  llvm::TargetOptions options;
+  options.AllowFPOpFusion = llvm::FPOpFusion::Strict;  // Wasm has no fused multiply-add.
+  options.TrapUnreachable = true;
+  options.NoTrapAfterNoreturn = true;
+  return std::unique_ptr<llvm::TargetMachine>(found->createTargetMachine(target.triple, target.cpu, target.features, options, llvm::Reloc::PIC_,
+                                    llvm::CodeModel::Small, CodeGenLevel(level)));
+}
+
+std::string MiddleEndLayout() {
+  return MakeTargetMachine(package::Isa::kX86_64, 3)->createDataLayout().getStringRepresentation() + "-ni:2";
+}
+
+}  // namespace
+
+void InitialiseTargets() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    LLVMInitializeX86TargetInfo();
+    LLVMInitializeX86Target();
+    LLVMInitializeX86TargetMC();
+    LLVMInitializeX86AsmPrinter();
+    LLVMInitializeAArch64TargetInfo();
+    LLVMInitializeAArch64Target();
+    LLVMInitializeAArch64TargetMC();
+    LLVMInitializeAArch64AsmPrinter();
+    LLVMInitializeRISCVTargetInfo();
+    LLVMInitializeRISCVTarget();
+    LLVMInitializeRISCVTargetMC();
+    LLVMInitializeRISCVAsmPrinter();
+  });
+}
+
+void PrepareForMiddleEnd(llvm::Module& module) {
+  static const std::string layout = MiddleEndLayout();
+  module.setDataLayout(layout);
+  module.setTargetTriple(TargetOf(package::Isa::kX86_64).triple);
+}
+
+void Optimise(llvm::Module& module, int level) {
+  auto machine = MakeTargetMachine(package::Isa::kX86_64, level);
+  llvm::LoopAnalysisManager loops;
+  llvm::FunctionAnalysisManager functions;
+  llvm::CGSCCAnalysisManager sccs;
+  llvm::ModuleAnalysisManager modules;
+  llvm::PipelineTuningOptions tuning;
+  tuning.LoopVectorization = tuning.SLPVectorization = level >= 2;
+  llvm::PassBuilder passes(machine.get(), tuning);
+  // No library function exists in an image, so nothing may be turned into a call of one.
+  functions.registerPass([&] {
+    llvm::TargetLibraryInfoImpl library((llvm::Triple(module.getTargetTriple())));
+    library.disableAllFunctions();
+    return llvm::TargetLibraryAnalysis(std::move(library));
+  });
+  passes.registerModuleAnalyses(modules);
+  passes.registerCGSCCAnalyses(sccs);
+  passes.registerFunctionAnalyses(functions);
+  passes.registerLoopAnalyses(loops);
+  passes.crossRegisterProxies(loops, functions, sccs, modules);
+  for (llvm::Function& function : module) {
+    if (function.isDeclaration()) continue;
+    function.addFnAttr("target-cpu", TargetOf(package::Isa::kX86_64).cpu);
+  }
+  const llvm::OptimizationLevel levels[] = {llvm::OptimizationLevel::O0, llvm::OptimizationLevel::O1,
+                                            llvm::OptimizationLevel::O2, llvm::OptimizationLevel::O3};
+  llvm::ModulePassManager manager = level == 0 ? passes.buildO0DefaultPipeline(llvm::OptimizationLevel::O0)
+                                               : passes.buildPerModuleDefaultPipeline(levels[level]);
+  manager.run(module, modules);
+}
+
+Bytes ToBitcode(const llvm::Module& module) {
+  llvm::SmallVector<char, 0> buffer;
+  llvm::raw_svector_ostream stream(buffer);
+  llvm::WriteBitcodeToFile(module, stream);
+  return Bytes(buffer.begin(), buffer.end());
+}
+
+Result<Bytes> GenerateObject(ByteView bitcode, package::Isa isa, int level) {
+  llvm::LLVMContext context;
+  auto parsed = llvm::parseBitcodeFile(llvm::MemoryBufferRef(llvm::StringRef(reinterpret_cast<const char*>(bitcode.data()), bitcode.size()), "module"), context);
+  if (!parsed) return Internal("reading back bitcode: " + llvm::toString(parsed.takeError()));
+  llvm::Module& module = **parsed;
+  const Target target = TargetOf(isa);
+  auto machine = MakeTargetMachine(isa, level);
+  module.setTargetTriple(target.triple);
+  module.setDataLayout(machine->createDataLayout());
+  for (llvm::Function& function : module) {
+    if (function.isDeclaration()) continue;
+    function.addFnAttr("target-cpu", target.cpu);
+    if (*target.features) function.addFnAttr("target-features", target.features);
+    // A frame larger than a page must not step over the stack's guard.
+    function.addFnAttr("probe-stack", "inline-asm");
+  }
+  llvm::SmallVector<char, 0> buffer;
+  llvm::raw_svector_ostream stream(buffer);
+  llvm::legacy::PassManager manager;
+  llvm::TargetLibraryInfoImpl library((llvm::Triple(target.triple)));
+  library.disableAllFunctions();
+  manager.add(new llvm::TargetLibraryInfoWrapperPass(library));
+  if (machine->addPassesToEmitFile(manager, stream, nullptr, llvm::CodeGenFileType::ObjectFile)) {
+    return Unsupported("no object files for " + std::string(package::IsaName(isa)));
+  }
+  manager.run(module);
+  return Bytes(buffer.begin(), buffer.end());
+}
+
+Result<Bytes> LinkImage(const std::vector<Bytes>& objects, package::Isa isa, const std::string& entry) {
+  static std::mutex linker;  // lld keeps global state.
+  std::lock_guard lock(linker);
+  llvm::SmallString<128> folder;
+  if (auto error = llvm::sys::fs::createUniqueDirectory("godwit-link", folder)) {
+    return Internal("making a temporary folder: " + error.message());
+  }
+  const Target target = TargetOf(isa);
+  const std::string base(folder.str()), output = base + "/image";
+  std::vector<std::string> words{
+      "ld.lld", "-m", target.emulation, "-shared", "--no-dynamic-linker", "-Bsymbolic", "--build-id=none", "-z",
+      std::string("max-page-size=") + target.max_page_size, "-z", "text", "--strip-debug", "--threads=1", "-e", entry,
+      "-o", output};
+  bool written = true;
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    const std::string path = base + "/" + std::to_string(i) + ".o";
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(objects[i].data()), static_cast<std::streamsize>(objects[i].size()));
+    file.close();
+    written = written && file.good();
+    words.push_back(path);
+  }
+  Result<Bytes> result = Internal("writing objects to " + base + " failed: is the disk full?");
+  if (written) {
+    std::vector<const char*> arguments;
+    for (const std::string& word : words) arguments.push_back(word.c_str());
+    std::string out, err;
+    llvm::raw_string_ostream out_stream(out), err_stream(err);
+    const lld::Result linked = lld::lldMain(arguments, out_stream, err_stream, {{lld::Gnu, &lld::elf::link}});
+    if (linked.retCode != 0) {
+      result = Internal("linking: " + err);
+    } else {
+      std::ifstream file(output, std::ios::binary);
+      result = Bytes(std::istreambuf_iterator<char>(file), {});
+    }
+  }
+  llvm::sys::fs::remove_directories(folder);
+  return result;
+}
+
+}  // namespace godwit::compiler

@@ -1,0 +1,249 @@
+#include "compiler/compile.h"
+
+#include <link.h>
+#include <llvm/IR/Verifier.h>
+#include <llvm/Support/SHA256.h>
+
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "compiler/codegen.h"
+#include "compiler/describe.h"
+#include "compiler/image_tables.h"
+#include "compiler/lower.h"
+#include "compiler/safepoints.h"
+#include "compiler/translate.h"
+
+namespace godwit::compiler {
+namespace {
+
+// Functions are compiled together in runs of about this many bytes of Wasm code, whatever the thread count,
+// so that the output depends on the module alone.
+constexpr std::uint64_t kPartitionBytes = 128 << 10;
+// Larger modules are compiled at a lower level unless one is asked for: their builds would take tens of minutes.
+constexpr std::uint64_t kLargeModuleBytes = 6 << 20;
+
+// A run of defined functions, [first, end) by module function index.
+struct Partition {
+  std::uint32_t first, end;
+  std::uint64_t bytes = 0;
+  Bytes bitcode;
+  std::vector<FunctionSafepoints> safepoints;
+  std::map<package::Isa, Bytes> objects;
+};
+
+std::vector<Partition> Divide(const wasm::Module& module) {
+  const std::uint32_t imports = module.ir->num_func_imports;
+  const auto count = static_cast<std::uint32_t>(module.ir->funcs.size());
+  std::vector<Partition> partitions{{imports, imports}};
+  for (std::uint32_t i = imports; i < count; ++i) {
+    if (partitions.back().bytes >= kPartitionBytes) partitions.push_back({i, i});
+    partitions.back().end = i + 1;
+    partitions.back().bytes += module.body_bytes[i - imports];
+  }
+  return partitions;
+}
+
+Bytes Sha256(ByteView bytes) {
+  const auto hash = llvm::SHA256::hash({bytes.data(), bytes.size()});
+  return Bytes(hash.begin(), hash.end());
+}
+
+std::string Hex(ByteView bytes) {
+  std::string text;
+  for (std::uint8_t byte : bytes) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+class Compilation {
+ public:
+  Compilation(const wasm::Module& module, const Options& options, int level)
+      : module_(module), options_(options), level_(level), partitions_(Divide(module)), types_(MakeTypeTable(module)) {
+    for (const Partition& partition : partitions_) total_ += partition.bytes;
+    total_ *= 1 + options.targets.size();
+  }
+
+  Result<Output> Run() {
+    GODWIT_TRY(InParallel(partitions_.size(), [&](std::size_t i) { return BuildIr(partitions_[i], i == 0); }));
+    Bytes hashes;
+    std::set<std::uint32_t> with_resume;
+    std::vector<FunctionSafepoints> safepoints;
+    for (Partition& partition : partitions_) {
+      const Bytes hash = Sha256(partition.bitcode);
+      hashes.insert(hashes.end(), hash.begin(), hash.end());
+      for (FunctionSafepoints& records : partition.safepoints) {
+        with_resume.insert(records.function);
+        safepoints.push_back(std::move(records));
+      }
+    }
+    const Bytes ir_hash = Sha256(hashes);
+    const Bytes tables = BuildTables(with_resume, ir_hash);
+
+    const std::size_t targets = options_.targets.size();
+    for (Partition& partition : partitions_) {
+      for (package::Isa isa : options_.targets) partition.objects[isa];
+    }
+    GODWIT_TRY(InParallel(partitions_.size() * targets, [&](std::size_t i) -> Status {
+      Partition& partition = partitions_[i / targets];
+      const package::Isa isa = options_.targets[i % targets];
+      GODWIT_ASSIGN(partition.objects[isa], GenerateObject(partition.bitcode, isa, level_));
+      Progress(partition.bytes, package::IsaName(isa));
+      return {};
+    }));
+
+    Output output;
+    output.wasm = module_.binary;
+    output.module = DescribeModule(module_, types_, std::move(safepoints), ir_hash,
+                                   "sha256:" + Hex(Sha256(module_.binary)), options_.safepoints);
+    for (package::Isa isa : options_.targets) {
+      std::vector<Bytes> objects;
+      GODWIT_ASSIGN(Bytes table_object, GenerateObject(tables, isa, 1));
+      objects.push_back(std::move(table_object));
+      for (Partition& partition : partitions_) objects.push_back(std::move(partition.objects[isa]));
+      GODWIT_ASSIGN(output.images[isa], LinkImage(objects, isa, kImageSymbol));
+    }
+    return output;
+  }
+
+ private:
+  // From Wasm to instrumented IR that is the same for every ISA.
+  Status BuildIr(Partition& partition, bool first) {
+    llvm::LLVMContext context;
+    llvm::Module module("wasm", context);
+    PrepareForMiddleEnd(module);
+    AbiIr abi(module);
+    if (first) {
+      for (std::uint32_t i = 0; i < module_.ir->num_func_imports; ++i) DefineImportWrapper(module_, i, abi);
+      for (unsigned i = 0; i < kSyntheticFunctions; ++i) DefineSynthetic(module_, static_cast<Synthetic>(i), abi);
+    }
+    for (std::uint32_t i = partition.first; i < partition.end; ++i) GODWIT_TRY(TranslateFunction(module_, i, abi));
+    GODWIT_TRY(Verify(module, "translation"));
+    Optimise(module, level_);
+    if (options_.safepoints) {
+      GODWIT_ASSIGN(partition.safepoints, InsertSafepoints(abi));
+      GODWIT_TRY(Verify(module, "the safepoint pass"));
+    }
+    LowerOpaqueCalls(abi);
+    GODWIT_TRY(Verify(module, "lowering"));
+    partition.bitcode = ToBitcode(module);
+    Progress(partition.bytes, "optimising");
+    return {};
+  }
+
+  Bytes BuildTables(const std::set<std::uint32_t>& with_resume, ByteView ir_hash) {
+    llvm::LLVMContext context;
+    llvm::Module module("tables", context);
+    PrepareForMiddleEnd(module);
+    AbiIr abi(module);
+    DefineImageTables(module_, types_, with_resume, ir_hash, abi);
+    return ToBitcode(module);
+  }
+
+  static Status Verify(llvm::Module& module, const char* after) {
+    std::string text;
+    llvm::raw_string_ostream stream(text);
+    if (llvm::verifyModule(module, &stream)) return Internal("invalid IR after " + std::string(after) + ": " + text);
+    return {};
+  }
+
+  void Progress(std::uint64_t bytes, std::string_view phase) {
+    const std::uint64_t done = done_ += bytes;
+    if (options_.progress) options_.progress(done, total_, phase);
+  }
+
+  // Runs task(0..count-1) on the threads; the first error (of the lowest number that failed) ends it.
+  Status InParallel(std::size_t count, const std::function<Status(std::size_t)>& task) {
+    std::atomic<std::size_t> next = 0;
+    std::mutex mutex;
+    std::size_t failed_at = count;
+    std::optional<Error> error;
+    auto work = [&] {
+      for (std::size_t i; (i = next++) < count;) {
+        Status status = task(i);
+        if (status.ok()) continue;
+        std::lock_guard lock(mutex);
+        if (i < failed_at) {
+          failed_at = i;
+          error = status.error();
+        }
+        next = count;
+      }
+    };
+    const unsigned wanted = options_.threads ? options_.threads : std::max(1u, std::thread::hardware_concurrency());
+    std::vector<std::thread> threads;
+    for (unsigned i = 1; i < std::min<std::size_t>(wanted, count); ++i) threads.emplace_back(work);
+    work();
+    for (std::thread& thread : threads) thread.join();
+    if (error) return *error;
+    return {};
+  }
+
+  const wasm::Module& module_;
+  const Options& options_;
+  const int level_;
+  std::vector<Partition> partitions_;
+  TypeTable types_;
+  std::uint64_t total_ = 0;
+  std::atomic<std::uint64_t> done_ = 0;
+};
+
+}  // namespace
+
+Result<Output> Compile(ByteView source, std::string_view name, const Options& options) {
+  if (options.targets.empty()) return InvalidArgument("no target to compile for");
+  if (options.optimisation_level > 3) return InvalidArgument("optimisation levels are 0 to 3");
+  InitialiseTargets();
+  GODWIT_ASSIGN(wasm::Module module, wasm::Read(source, name));
+  std::uint64_t code_bytes = 0;
+  for (std::uint32_t bytes : module.body_bytes) code_bytes += bytes;
+  int level = options.optimisation_level;
+  if (level < 0) level = code_bytes > kLargeModuleBytes ? 1 : 3;
+  auto output = Compilation(module, options, level).Run();
+  if (!output.ok()) return output.error().Within(name);
+  return output;
+}
+
+std::string Fingerprint() {
+  // The build id of the object that holds this function.
+  struct Search {
+    const void* here;
+    std::string id;
+  } search{reinterpret_cast<const void*>(&Fingerprint), ""};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        auto& search = *static_cast<Search*>(data);
+        bool contains = false;
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto& segment = info->dlpi_phdr[i];
+          const auto* begin = reinterpret_cast<const char*>(info->dlpi_addr + segment.p_vaddr);
+          contains |= segment.p_type == PT_LOAD && search.here >= begin && search.here < begin + segment.p_memsz;
+        }
+        for (int i = 0; contains && i < info->dlpi_phnum; ++i) {
+          const auto& segment = info->dlpi_phdr[i];
+          if (segment.p_type != PT_NOTE) continue;
+          const auto* at = reinterpret_cast<const std::uint8_t*>(info->dlpi_addr + segment.p_vaddr);
+          const auto* end = at + segment.p_memsz;
+          while (at + sizeof(ElfW(Nhdr)) <= end) {
+            ElfW(Nhdr) note;
+            std::memcpy(&note, at, sizeof note);
+            const auto* name = at + sizeof note;
+            const auto* value = name + (note.n_namesz + 3) / 4 * 4;
+            if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 && !std::memcmp(name, "GNU", 4)) {
+              search.id = Hex({value, note.n_descsz});
+            }
+            at = value + (note.n_descsz + 3) / 4 * 4;
+          }
+        }
+        return contains ? 1 : 0;
+      },
+      &search);
+  return "abi" + std::to_string(abi::kAbiVersion) + "-" + search.id;
+}
+
+}  // namespace godwit::compiler

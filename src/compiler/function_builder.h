@@ -1,0 +1,45 @@
+// One guest function being translated: its builder, its context and memory parameters, its trap blocks.
+#pragma once
+
+#include <map>
+
+#include "compiler/abi_ir.h"
+
+namespace godwit::compiler {
+
+class FunctionBuilder {
+ public:
+  FunctionBuilder(AbiIr& abi, llvm::Function* function)
+      : abi(abi),
+        function(function),
+        b(llvm::BasicBlock::Create(abi.llvm, "entry", function)),
+        context(function->getArg(0)),
+        memory(function->getArg(1)) {}
+
+  llvm::BasicBlock* NewBlock(const char* name) { return llvm::BasicBlock::Create(abi.llvm, name, function); }
+  // Goes on in a new block where `condition` is false; traps where it is true.
+  void TrapIf(llvm::Value* condition, abi::TrapCode code);
+  // Ends the present block with a trap.
+  void Trap(abi::TrapCode code);
+  // The linear-memory address of a 32-bit index plus a static offset.
+  llvm::Value* Address(llvm::Value* index, std::uint64_t offset);
+  llvm::Constant* I32(std::uint32_t value) { return llvm::ConstantInt::get(abi.i32, value); }
+  llvm::Constant* I64(std::uint64_t value) { return llvm::ConstantInt::get(abi.i64, value); }
+
+  AbiIr& abi;
+  llvm::Function* function;
+  llvm::IRBuilder<> b;
+  llvm::Value* context;
+  llvm::Value* memory;
+
+ private:
+  llvm::BasicBlock* TrapBlock(abi::TrapCode code);
+  std::map<abi::TrapCode, llvm::BasicBlock*> traps_;
+};
+
+// Numeric instructions, as the specification's section "Numeric Instructions" defines them. Null for an opcode
+// that is not one of the kind.
+llvm::Value* EmitUnary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x);  // Also tests and conversions.
+llvm::Value* EmitBinary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x, llvm::Value* y);  // Also comparisons.
+
+}  // namespace godwit::compiler

@@ -1,0 +1,121 @@
+#include "compiler/lower.h"
+
+#include <llvm/IR/InstIterator.h>
+#include <llvm/IR/MDBuilder.h>
+#include <llvm/Transforms/Utils/BasicBlockUtils.h>
+
+namespace godwit::compiler {
+namespace {
+
+using llvm::CallInst;
+using llvm::IRBuilder;
+using llvm::Value;
+
+class Lowerer {
+ public:
+  explicit Lowerer(AbiIr& abi) : abi_(abi) {
+    for (unsigned i = 0; i <= static_cast<unsigned>(Builtin::kElemDrop); ++i) {
+      builtins_[std::string("gw.") + BuiltinName(static_cast<Builtin>(i))] = i;
+    }
+  }
+
+  void Run() {
+    std::vector<CallInst*> calls;
+    for (llvm::Function& function : abi_.module) {
+      for (llvm::Instruction& instruction : llvm::instructions(function)) {
+        auto* call = llvm::dyn_cast<CallInst>(&instruction);
+        if (call && call->getCalledFunction() && call->getCalledFunction()->getName().starts_with("gw.")) {
+          calls.push_back(call);
+        }
+      }
+    }
+    for (CallInst* call : calls) Lower(*call);
+    for (llvm::Function& function : llvm::make_early_inc_range(abi_.module)) {
+      if (function.getName().starts_with("gw.") && function.use_empty()) function.eraseFromParent();
+    }
+  }
+
+ private:
+  void Lower(CallInst& call) {
+    const std::string name = call.getCalledFunction()->getName().str();
+    IRBuilder<> b(&call);
+    Value* context = call.getArgOperand(0);
+    if (auto builtin = builtins_.find(name); builtin != builtins_.end()) {
+      call.setCalledOperand(LoadFrom(b, Field(b, context, offsetof(abi::Context, builtins)), builtin->second));
+    } else if (name.starts_with("gw.host.")) {
+      call.setCalledOperand(LoadFrom(b, Field(b, context, offsetof(abi::Context, imports)), std::stoul(name.substr(8))));
+    } else {
+      LowerIndirect(call, name);
+    }
+  }
+
+  // gw.icall.TABLE.TYPE(context, memory, parameters..., element index)
+  void LowerIndirect(CallInst& call, const std::string& name) {
+    const std::size_t dot = name.find('.', 9);
+    const unsigned long table = std::stoul(name.substr(9, dot - 9)), type = std::stoul(name.substr(dot + 1));
+    IRBuilder<> b(&call);
+    Value* context = call.getArgOperand(0);
+    Value* index = call.getArgOperand(call.arg_size() - 1);
+    Value* entry_of_table = b.CreateConstGEP1_64(abi_.i8, Field(b, context, offsetof(abi::Context, tables)), table * sizeof(abi::Table));
+    Value* size = Load32(b, entry_of_table, offsetof(abi::Table, size));
+    TrapIf(call, b.CreateICmpUGE(index, size), abi::TrapCode::kUndefinedElement);
+    b.SetInsertPoint(&call);
+    Value* elements = b.CreateAlignedLoad(abi_.ptr, entry_of_table, llvm::Align(8));
+    Value* reference = b.CreateAlignedLoad(abi_.i32, b.CreateGEP(abi_.i32, elements, b.CreateZExt(index, abi_.i64)), llvm::Align(4));
+    Value* entry = b.CreateGEP(abi_.i8, Field(b, context, offsetof(abi::Context, functions)),
+                               b.CreateShl(b.CreateZExt(reference, abi_.i64), 5));
+    Value* signature = Load32(b, entry, offsetof(abi::FunctionEntry, signature));
+    Value* expected = Load32(b, Field(b, context, offsetof(abi::Context, signatures)), type * 4);
+    Value* mismatch = b.CreateICmpNE(signature, expected);
+    // A null's signature is 0, which no type has: told apart only when something is wrong.
+    llvm::Instruction* bad = llvm::SplitBlockAndInsertIfThen(mismatch, &call, true, Unlikely());
+    IRBuilder<> at_bad(bad);
+    Value* code = at_bad.CreateSelect(at_bad.CreateICmpEQ(reference, at_bad.getInt32(0)),
+                                      at_bad.getInt32(std::uint32_t(abi::TrapCode::kIndirectCallToNull)),
+                                      at_bad.getInt32(std::uint32_t(abi::TrapCode::kIndirectCallTypeMismatch)));
+    EmitTrap(at_bad, context, code);
+
+    b.SetInsertPoint(&call);
+    Value* target = b.CreateAlignedLoad(abi_.ptr, entry, llvm::Align(8));
+    std::vector<Value*> arguments(call.arg_begin(), std::prev(call.arg_end()));
+    arguments[0] = b.CreateAlignedLoad(abi_.context_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, context)), llvm::Align(8));
+    arguments[1] = b.CreateAlignedLoad(abi_.memory_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, memory)), llvm::Align(8));
+    std::vector<llvm::Type*> types;
+    for (Value* argument : arguments) types.push_back(argument->getType());
+    CallInst* direct = b.CreateCall(llvm::FunctionType::get(call.getType(), types, false), target, arguments);
+    direct->setDoesNotThrow();
+    direct->setDebugLoc(call.getDebugLoc());
+    call.replaceAllUsesWith(direct);
+    call.eraseFromParent();
+  }
+
+  void TrapIf(CallInst& before, Value* condition, abi::TrapCode code) {
+    Value* context = before.getArgOperand(0);
+    IRBuilder<> b(llvm::SplitBlockAndInsertIfThen(condition, &before, true, Unlikely()));
+    EmitTrap(b, context, b.getInt32(static_cast<std::uint32_t>(code)));
+  }
+  void EmitTrap(IRBuilder<>& b, Value* context, Value* code) {
+    Value* table = Field(b, context, offsetof(abi::Context, builtins));
+    b.CreateCall(abi_.BuiltinType(Builtin::kTrap), LoadFrom(b, table, 0), {context, code})->setDoesNotReturn();
+  }
+
+  llvm::MDNode* Unlikely() { return llvm::MDBuilder(abi_.llvm).createBranchWeights(1, 1u << 20); }
+  Value* Field(IRBuilder<>& b, Value* context, std::size_t offset) {
+    return b.CreateAlignedLoad(abi_.ptr, abi_.FieldAddress(b, context, offset), llvm::Align(8));
+  }
+  Value* LoadFrom(IRBuilder<>& b, Value* table, std::size_t position) {
+    return b.CreateAlignedLoad(abi_.ptr, b.CreateConstGEP1_64(abi_.i8, table, position * 8), llvm::Align(8));
+  }
+  Value* Load32(IRBuilder<>& b, Value* base, std::size_t offset) {
+    return b.CreateAlignedLoad(abi_.i32, b.CreateConstGEP1_64(abi_.i8, base, offset), llvm::Align(4));
+  }
+
+  AbiIr& abi_;
+  std::map<std::string, unsigned> builtins_;
+};
+
+}  // namespace
+
+void LowerOpaqueCalls(AbiIr& abi) { Lowerer(abi).Run(); }
+
+}  // namespace godwit::compiler

@@ -1,0 +1,38 @@
+// Late safepoints: makes optimised guest functions stoppable, and makes their resume clones.
+//
+// Runs once, after the middle end, on the IR that all ISAs share. It puts a poll on the back edge of each loop
+// that may run long and a check after each call that may stop; in a cold block it appends a frame with
+// exactly the values live there (roots: what can be recomputed from them is not stored). Each function with safepoints gets
+// ResumeName(index), a clone whose entry switches on the safepoint number, reloads the values and goes on
+// there. package/native_abi.h says what a frame is.
+//
+// Nothing may be optimised afterwards: the code writes the context and returns early, which attributes and
+// metadata inferred before deny; the pass strips them.
+#pragma once
+
+#include <set>
+#include <vector>
+
+#include "compiler/abi_ir.h"
+
+namespace godwit::compiler {
+
+enum class SafepointKind : std::uint8_t { kLoop = 0, kCall = 1 };
+
+// The frame of one safepoint.
+struct SafepointRecord {
+  SafepointKind kind;
+  std::uint32_t payload_bytes;               // Before padding to 8.
+  std::vector<std::uint32_t> memory_pointers;  // Offsets in it of int64 distances from the memory base.
+};
+
+struct FunctionSafepoints {
+  std::uint32_t function;  // Module function index.
+  std::vector<SafepointRecord> safepoints;
+};
+
+// Instruments every guest function defined in `abi.module`. kInternal if a live value is of a kind that a
+// frame cannot hold (a bug of the pipeline before it: the message names function and value).
+Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi);
+
+}  // namespace godwit::compiler

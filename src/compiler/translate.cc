@@ -1,0 +1,678 @@
+#include "compiler/translate.h"
+
+#include <wabt/expr-visitor.h>
+
+#include <optional>
+
+#include "compiler/function_builder.h"
+
+namespace godwit::compiler {
+namespace {
+
+using llvm::BasicBlock;
+using llvm::PHINode;
+using llvm::Value;
+using wabt::Opcode;
+
+// A construct of structured control flow that a branch can name.
+struct Label {
+  enum class Kind { kFunction, kBlock, kLoop, kIf } kind;
+  BasicBlock* target = nullptr;     // Where a branch to it goes: the loop's header, else the end.
+  BasicBlock* end = nullptr;        // Where falling out of it goes.
+  BasicBlock* otherwise = nullptr;  // kIf: the else branch, until it is begun.
+  std::vector<PHINode*> target_phis;
+  std::vector<PHINode*> end_phis;   // The construct's results.
+  std::vector<Value*> parameters;   // kIf: needed again by the else branch.
+  std::size_t height = 0;           // Of the value stack below the construct's parameters.
+  bool entered_unreachable = false; // The whole construct is dead code: it is skipped.
+};
+
+class Translator : public wabt::ExprVisitor::DelegateNop {
+ public:
+  Translator(const wasm::Module& module, const wabt::Func& func, FunctionBuilder& f)
+      : module_(module), func_(func), f_(f), b_(f.b), abi_(f.abi) {}
+
+  Status Run() {
+    DeclareLocals();
+    Label& outer = labels_.emplace_back();
+    outer.kind = Label::Kind::kFunction;
+    outer.end = outer.target = f_.NewBlock("return");
+    outer.end_phis = MakePhis(outer.end, func_.decl.sig.result_types);
+    outer.target_phis = outer.end_phis;
+    wabt::ExprVisitor visitor(this);
+    const auto visited = visitor.VisitExprList(const_cast<wabt::ExprList&>(func_.exprs));
+    if (error_) return *error_;
+    if (wabt::Failed(visited)) return Internal("the expression visitor gave up");
+    EndLabel();
+    if (b_.GetInsertBlock()) EmitReturn();
+    return {};
+  }
+
+ private:
+  using R = wabt::Result;
+  static constexpr R kOk{wabt::Result::Ok};
+
+  R Fail(Error error) {
+    if (!error_) error_ = std::move(error);
+    return wabt::Result::Error;
+  }
+  R NotSupported(const char* what) { return Fail(Unsupported(std::string("instruction ") + what)); }
+
+  // --- Values and locals ---
+  void DeclareLocals() {
+    auto declare = [&](wabt::Type type, Value* initial) {
+      llvm::Type* llvm_type = abi_.ValueType(type);
+      llvm::AllocaInst* slot = b_.CreateAlloca(llvm_type);
+      b_.CreateStore(initial ? initial : llvm::Constant::getNullValue(llvm_type), slot);
+      locals_.push_back(slot);
+    };
+    for (wabt::Index i = 0; i < func_.GetNumParams(); ++i) declare(func_.GetParamType(i), f_.function->getArg(i + 2));
+    for (const auto& [type, count] : func_.local_types.decls()) {
+      for (wabt::Index i = 0; i < count; ++i) declare(type, nullptr);
+    }
+  }
+  void Push(Value* value) { stack_.push_back(value); }
+  Value* Pop() {
+    Value* value = stack_.back();
+    stack_.pop_back();
+    return value;
+  }
+  std::vector<Value*> PopMany(std::size_t n) {
+    std::vector<Value*> values(stack_.end() - n, stack_.end());
+    stack_.resize(stack_.size() - n);
+    return values;
+  }
+
+  // --- Reachability: after an unconditional transfer there is no insertion block until the construct ends ---
+  bool Dead() const { return b_.GetInsertBlock() == nullptr; }
+  void BecomeDead() { b_.ClearInsertionPoint(); }
+
+  std::vector<PHINode*> MakePhis(BasicBlock* block, const wabt::TypeVector& types) {
+    llvm::IRBuilder<> at(block);
+    std::vector<PHINode*> phis;
+    for (wabt::Type type : types) phis.push_back(at.CreatePHI(abi_.ValueType(type), 2));
+    return phis;
+  }
+  // Adds the top of the stack as what `phis` get from the present block; does not pop.
+  void FeedPhis(const std::vector<PHINode*>& phis) {
+    for (std::size_t i = 0; i < phis.size(); ++i) {
+      phis[i]->addIncoming(stack_[stack_.size() - phis.size() + i], b_.GetInsertBlock());
+    }
+  }
+
+  Label& BeginLabel(Label::Kind kind, const wabt::Block& block) {
+    const auto& sig = block.decl.sig;
+    Label label;
+    label.kind = kind;
+    label.entered_unreachable = Dead();
+    if (!label.entered_unreachable) {
+      label.height = stack_.size() - sig.param_types.size();
+      label.end = f_.NewBlock("end");
+      label.end_phis = MakePhis(label.end, sig.result_types);
+      label.target = label.end;
+      label.target_phis = label.end_phis;
+    }
+    return labels_.emplace_back(std::move(label));
+  }
+
+  void EndLabel() {
+    Label label = std::move(labels_.back());
+    labels_.pop_back();
+    if (label.entered_unreachable) return;
+    if (!Dead()) {
+      FeedPhis(label.end_phis);
+      b_.CreateBr(label.end);
+    }
+    stack_.resize(label.height);
+    if (label.end->use_empty()) {
+      label.end->eraseFromParent();
+      BecomeDead();
+      return;
+    }
+    b_.SetInsertPoint(label.end);
+    for (PHINode* phi : label.end_phis) Push(phi);
+  }
+
+  void EmitReturn() {
+    llvm::Type* type = f_.function->getReturnType();
+    const std::size_t n = func_.decl.sig.result_types.size();
+    if (n == 0) {
+      b_.CreateRetVoid();
+    } else if (n == 1) {
+      b_.CreateRet(stack_.back());
+    } else {
+      Value* all = llvm::PoisonValue::get(type);
+      for (std::size_t i = 0; i < n; ++i) {
+        all = b_.CreateInsertValue(all, stack_[stack_.size() - n + i], static_cast<unsigned>(i));
+      }
+      b_.CreateRet(all);
+    }
+  }
+
+  Label& Target(wabt::Index depth) { return labels_[labels_.size() - 1 - depth]; }
+
+ public:
+  // --- Control ---
+  R OnNopExpr(wabt::NopExpr*) override { return kOk; }
+  R OnUnreachableExpr(wabt::UnreachableExpr*) override {
+    if (Dead()) return kOk;
+    f_.Trap(abi::TrapCode::kUnreachable);
+    BecomeDead();
+    return kOk;
+  }
+  R BeginBlockExpr(wabt::BlockExpr* e) override {
+    BeginLabel(Label::Kind::kBlock, e->block);
+    return kOk;
+  }
+  R EndBlockExpr(wabt::BlockExpr*) override {
+    EndLabel();
+    return kOk;
+  }
+  R BeginLoopExpr(wabt::LoopExpr* e) override {
+    Label& label = BeginLabel(Label::Kind::kLoop, e->block);
+    if (label.entered_unreachable) return kOk;
+    label.target = f_.NewBlock("loop");
+    label.target_phis = MakePhis(label.target, e->block.decl.sig.param_types);
+    FeedPhis(label.target_phis);
+    PopMany(label.target_phis.size());
+    b_.CreateBr(label.target);
+    b_.SetInsertPoint(label.target);
+    for (PHINode* phi : label.target_phis) Push(phi);
+    return kOk;
+  }
+  R EndLoopExpr(wabt::LoopExpr*) override {
+    EndLabel();
+    return kOk;
+  }
+  R BeginIfExpr(wabt::IfExpr* e) override {
+    Value* condition = Dead() ? nullptr : IsTrue(Pop());
+    Label& label = BeginLabel(Label::Kind::kIf, e->true_);
+    if (label.entered_unreachable) return kOk;
+    BasicBlock* then = f_.NewBlock("then");
+    label.otherwise = f_.NewBlock("else");
+    label.parameters.assign(stack_.begin() + label.height, stack_.end());
+    b_.CreateCondBr(condition, then, label.otherwise);
+    b_.SetInsertPoint(then);
+    return kOk;
+  }
+  R AfterIfTrueExpr(wabt::IfExpr*) override {
+    Label& label = labels_.back();
+    if (label.entered_unreachable) return kOk;
+    if (!Dead()) {
+      FeedPhis(label.end_phis);
+      b_.CreateBr(label.end);
+    }
+    stack_.resize(label.height);
+    for (Value* value : label.parameters) Push(value);
+    b_.SetInsertPoint(label.otherwise);
+    label.otherwise = nullptr;
+    return kOk;
+  }
+  R EndIfExpr(wabt::IfExpr*) override {
+    Label& label = labels_.back();
+    if (!label.entered_unreachable && label.otherwise) AfterIfTrueExpr(nullptr);  // No else branch in the source.
+    EndLabel();
+    return kOk;
+  }
+  R OnBrExpr(wabt::BrExpr* e) override {
+    if (Dead()) return kOk;
+    Branch(e->var.index());
+    BecomeDead();
+    return kOk;
+  }
+  R OnBrIfExpr(wabt::BrIfExpr* e) override {
+    if (Dead()) return kOk;
+    Value* condition = IsTrue(Pop());
+    Label& target = Target(e->var.index());
+    FeedPhis(target.target_phis);
+    BasicBlock* next = f_.NewBlock("");
+    b_.CreateCondBr(condition, target.target, next);
+    b_.SetInsertPoint(next);
+    return kOk;
+  }
+  R OnBrTableExpr(wabt::BrTableExpr* e) override {
+    if (Dead()) return kOk;
+    if (e->targets.size() > wasm::kBrTableTargetsMax) return Fail(ResourceExhausted("br_table with too many targets"));
+    Value* index = Pop();
+    Label& fallback = Target(e->default_target.index());
+    llvm::SwitchInst* jump = b_.CreateSwitch(index, fallback.target, e->targets.size());
+    FeedPhis(fallback.target_phis);
+    for (std::size_t i = 0; i < e->targets.size(); ++i) {
+      Label& target = Target(e->targets[i].index());
+      jump->addCase(llvm::cast<llvm::ConstantInt>(f_.I32(static_cast<std::uint32_t>(i))), target.target);
+      FeedPhis(target.target_phis);
+    }
+    BecomeDead();
+    return kOk;
+  }
+  R OnReturnExpr(wabt::ReturnExpr*) override {
+    if (Dead()) return kOk;
+    Branch(static_cast<wabt::Index>(labels_.size() - 1));
+    BecomeDead();
+    return kOk;
+  }
+  R OnCallExpr(wabt::CallExpr* e) override {
+    if (Dead()) return kOk;
+    const wabt::Index index = e->var.index();
+    const wabt::FuncSignature& sig = module_.ir->funcs[index]->decl.sig;
+    llvm::FunctionType* type = abi_.GuestType(sig);
+    EmitCall(abi_.GuestFunction(index, type), sig, nullptr);
+    return kOk;
+  }
+  R OnCallIndirectExpr(wabt::CallIndirectExpr* e) override {
+    if (Dead()) return kOk;
+    const wabt::FuncSignature& sig = e->decl.sig;
+    const wabt::Index type_index = module_.ir->GetFuncTypeIndex(e->decl);
+    // gw.icall.TABLE.TYPE(context, memory, parameters..., element index)
+    llvm::FunctionType* guest = abi_.GuestType(sig);
+    std::vector<llvm::Type*> types(guest->params().begin(), guest->params().end());
+    types.push_back(abi_.i32);
+    llvm::Function* opaque =
+        abi_.Opaque("gw.icall." + std::to_string(e->table.index()) + "." + std::to_string(type_index),
+                    llvm::FunctionType::get(guest->getReturnType(), types, false));
+    EmitCall(opaque, sig, Pop());
+    return kOk;
+  }
+
+  // --- Parametric, variables ---
+  R OnDropExpr(wabt::DropExpr*) override {
+    if (Dead()) return kOk;
+    Value* value = Pop();
+    // Sign or zero extension may stand between the load and the drop.
+    if (auto* cast = llvm::dyn_cast<llvm::CastInst>(value)) value = cast->getOperand(0);
+    if (auto* load = llvm::dyn_cast<llvm::LoadInst>(value); load && load->getPointerAddressSpace() == kMemorySpace) {
+      load->setVolatile(true);
+    }
+    return kOk;
+  }
+  R OnSelectExpr(wabt::SelectExpr*) override {
+    if (Dead()) return kOk;
+    Value* condition = IsTrue(Pop());
+    Value* second = Pop();
+    Value* first = Pop();
+    Push(b_.CreateSelect(condition, first, second));
+    return kOk;
+  }
+  R OnLocalGetExpr(wabt::LocalGetExpr* e) override {
+    if (Dead()) return kOk;
+    llvm::AllocaInst* slot = locals_[e->var.index()];
+    Push(b_.CreateLoad(slot->getAllocatedType(), slot));
+    return kOk;
+  }
+  R OnLocalSetExpr(wabt::LocalSetExpr* e) override {
+    if (!Dead()) b_.CreateStore(Pop(), locals_[e->var.index()]);
+    return kOk;
+  }
+  R OnLocalTeeExpr(wabt::LocalTeeExpr* e) override {
+    if (!Dead()) b_.CreateStore(stack_.back(), locals_[e->var.index()]);
+    return kOk;
+  }
+  R OnGlobalGetExpr(wabt::GlobalGetExpr* e) override {
+    if (Dead()) return kOk;
+    llvm::Type* type = abi_.ValueType(module_.ir->globals[e->var.index()]->type);
+    Push(b_.CreateAlignedLoad(type, GlobalAddress(e->var.index()), llvm::Align(8)));
+    return kOk;
+  }
+  R OnGlobalSetExpr(wabt::GlobalSetExpr* e) override {
+    if (!Dead()) b_.CreateAlignedStore(Pop(), GlobalAddress(e->var.index()), llvm::Align(8));
+    return kOk;
+  }
+
+  // --- Memory ---
+  R OnLoadExpr(wabt::LoadExpr* e) override {
+    if (Dead()) return kOk;
+    Value* address = f_.Address(Pop(), e->offset);
+    auto load = [&](llvm::Type* type) { return b_.CreateAlignedLoad(type, address, llvm::Align(1)); };
+    auto narrow = [&](unsigned bits, llvm::Type* to, bool is_signed) {
+      Value* value = load(llvm::IntegerType::get(abi_.llvm, bits));
+      return is_signed ? b_.CreateSExt(value, to) : b_.CreateZExt(value, to);
+    };
+    switch (e->opcode) {
+      case Opcode::I32Load: Push(load(abi_.i32)); break;
+      case Opcode::I64Load: Push(load(abi_.i64)); break;
+      case Opcode::F32Load: Push(load(abi_.f32)); break;
+      case Opcode::F64Load: Push(load(abi_.f64)); break;
+      case Opcode::I32Load8S: Push(narrow(8, abi_.i32, true)); break;
+      case Opcode::I32Load8U: Push(narrow(8, abi_.i32, false)); break;
+      case Opcode::I32Load16S: Push(narrow(16, abi_.i32, true)); break;
+      case Opcode::I32Load16U: Push(narrow(16, abi_.i32, false)); break;
+      case Opcode::I64Load8S: Push(narrow(8, abi_.i64, true)); break;
+      case Opcode::I64Load8U: Push(narrow(8, abi_.i64, false)); break;
+      case Opcode::I64Load16S: Push(narrow(16, abi_.i64, true)); break;
+      case Opcode::I64Load16U: Push(narrow(16, abi_.i64, false)); break;
+      case Opcode::I64Load32S: Push(narrow(32, abi_.i64, true)); break;
+      case Opcode::I64Load32U: Push(narrow(32, abi_.i64, false)); break;
+      default: return NotSupported(e->opcode.GetName());
+    }
+    return kOk;
+  }
+  R OnStoreExpr(wabt::StoreExpr* e) override {
+    if (Dead()) return kOk;
+    Value* value = Pop();
+    Value* address = f_.Address(Pop(), e->offset);
+    unsigned bits = 0;
+    switch (e->opcode) {
+      case Opcode::I32Store: case Opcode::I64Store: case Opcode::F32Store: case Opcode::F64Store: break;
+      case Opcode::I32Store8: case Opcode::I64Store8: bits = 8; break;
+      case Opcode::I32Store16: case Opcode::I64Store16: bits = 16; break;
+      case Opcode::I64Store32: bits = 32; break;
+      default: return NotSupported(e->opcode.GetName());
+    }
+    if (bits) value = b_.CreateTrunc(value, llvm::IntegerType::get(abi_.llvm, bits));
+    b_.CreateAlignedStore(value, address, llvm::Align(1));
+    return kOk;
+  }
+  R OnMemorySizeExpr(wabt::MemorySizeExpr*) override {
+    if (Dead()) return kOk;
+    Value* bytes = abi_.LoadField(b_, f_.context, abi_.i64, offsetof(abi::Context, memory_bytes));
+    Push(b_.CreateTrunc(b_.CreateLShr(bytes, 16), abi_.i32));
+    return kOk;
+  }
+  R OnMemoryGrowExpr(wabt::MemoryGrowExpr* e) override {
+    return EmitBuiltin(Builtin::kMemoryGrow, {e->memidx.index()}, 1, true);
+  }
+  R OnMemoryFillExpr(wabt::MemoryFillExpr*) override { return EmitSynthetic(Synthetic::kMemoryFill); }
+  R OnMemoryCopyExpr(wabt::MemoryCopyExpr*) override { return EmitSynthetic(Synthetic::kMemoryCopy); }
+  R OnMemoryInitExpr(wabt::MemoryInitExpr* e) override {
+    return EmitBuiltin(Builtin::kMemoryInit, {e->var.index()}, 3, false);
+  }
+  R OnDataDropExpr(wabt::DataDropExpr* e) override {
+    return EmitBuiltin(Builtin::kDataDrop, {e->var.index()}, 0, false);
+  }
+
+  // --- Tables and references ---
+  R OnTableGetExpr(wabt::TableGetExpr* e) override {
+    return EmitBuiltin(Builtin::kTableGet, {e->var.index()}, 1, true);
+  }
+  R OnTableSetExpr(wabt::TableSetExpr* e) override {
+    return EmitBuiltin(Builtin::kTableSet, {e->var.index()}, 2, false);
+  }
+  R OnTableSizeExpr(wabt::TableSizeExpr* e) override {
+    if (Dead()) return kOk;
+    Value* tables = abi_.LoadField(b_, f_.context, abi_.ptr, offsetof(abi::Context, tables));
+    Value* size = b_.CreateConstGEP1_64(abi_.i8, tables, e->var.index() * sizeof(abi::Table) + offsetof(abi::Table, size));
+    Push(b_.CreateAlignedLoad(abi_.i32, size, llvm::Align(4)));
+    return kOk;
+  }
+  R OnTableGrowExpr(wabt::TableGrowExpr* e) override {
+    return EmitBuiltin(Builtin::kTableGrow, {e->var.index()}, 2, true);
+  }
+  R OnTableFillExpr(wabt::TableFillExpr* e) override {
+    return EmitBuiltin(Builtin::kTableFill, {e->var.index()}, 3, false);
+  }
+  R OnTableCopyExpr(wabt::TableCopyExpr* e) override {
+    return EmitBuiltin(Builtin::kTableCopy, {e->dst_table.index(), e->src_table.index()}, 3, false);
+  }
+  R OnTableInitExpr(wabt::TableInitExpr* e) override {
+    return EmitBuiltin(Builtin::kTableInit, {e->segment_index.index(), e->table_index.index()}, 3, false);
+  }
+  R OnElemDropExpr(wabt::ElemDropExpr* e) override {
+    return EmitBuiltin(Builtin::kElemDrop, {e->var.index()}, 0, false);
+  }
+  R OnRefNullExpr(wabt::RefNullExpr*) override {
+    if (!Dead()) Push(f_.I32(0));
+    return kOk;
+  }
+  R OnRefIsNullExpr(wabt::RefIsNullExpr*) override {
+    if (!Dead()) Push(b_.CreateZExt(b_.CreateICmpEQ(Pop(), f_.I32(0)), abi_.i32));
+    return kOk;
+  }
+  R OnRefFuncExpr(wabt::RefFuncExpr* e) override {
+    if (Dead()) return kOk;
+    Value* base = abi_.LoadField(b_, f_.context, abi_.i32, offsetof(abi::Context, function_base));
+    Push(b_.CreateAdd(base, f_.I32(e->var.index())));
+    return kOk;
+  }
+
+  // --- Numeric ---
+  R OnConstExpr(wabt::ConstExpr* e) override {
+    if (Dead()) return kOk;
+    const wabt::Const& c = e->const_;
+    switch (c.type()) {
+      case wabt::Type::I32: Push(f_.I32(c.u32())); break;
+      case wabt::Type::I64: Push(f_.I64(c.u64())); break;
+      case wabt::Type::F32:
+        Push(llvm::ConstantFP::get(abi_.llvm, llvm::APFloat(llvm::APFloat::IEEEsingle(), llvm::APInt(32, c.f32_bits()))));
+        break;
+      case wabt::Type::F64:
+        Push(llvm::ConstantFP::get(abi_.llvm, llvm::APFloat(llvm::APFloat::IEEEdouble(), llvm::APInt(64, c.f64_bits()))));
+        break;
+      default: return NotSupported("v128.const");
+    }
+    return kOk;
+  }
+  R OnUnaryExpr(wabt::UnaryExpr* e) override { return Unary(e->opcode); }
+  R OnConvertExpr(wabt::ConvertExpr* e) override { return Unary(e->opcode); }
+  R OnBinaryExpr(wabt::BinaryExpr* e) override { return Binary(e->opcode); }
+  R OnCompareExpr(wabt::CompareExpr* e) override { return Binary(e->opcode); }
+
+  // --- What the engine does not have ---
+  R OnReturnCallExpr(wabt::ReturnCallExpr*) override { return NotSupported("return_call (tail calls)"); }
+  R OnReturnCallIndirectExpr(wabt::ReturnCallIndirectExpr*) override { return NotSupported("return_call_indirect (tail calls)"); }
+  R OnCallRefExpr(wabt::CallRefExpr*) override { return NotSupported("call_ref"); }
+  R BeginTryExpr(wabt::TryExpr*) override { return NotSupported("try (exception handling)"); }
+  R OnThrowExpr(wabt::ThrowExpr*) override { return NotSupported("throw (exception handling)"); }
+  R OnRethrowExpr(wabt::RethrowExpr*) override { return NotSupported("rethrow (exception handling)"); }
+  R OnAtomicWaitExpr(wabt::AtomicWaitExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnAtomicFenceExpr(wabt::AtomicFenceExpr*) override { return NotSupported("atomic.fence"); }
+  R OnAtomicNotifyExpr(wabt::AtomicNotifyExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnAtomicLoadExpr(wabt::AtomicLoadExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnAtomicStoreExpr(wabt::AtomicStoreExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnAtomicRmwExpr(wabt::AtomicRmwExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnAtomicRmwCmpxchgExpr(wabt::AtomicRmwCmpxchgExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnTernaryExpr(wabt::TernaryExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnSimdLaneOpExpr(wabt::SimdLaneOpExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnSimdLoadLaneExpr(wabt::SimdLoadLaneExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnSimdStoreLaneExpr(wabt::SimdStoreLaneExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnSimdShuffleOpExpr(wabt::SimdShuffleOpExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnLoadSplatExpr(wabt::LoadSplatExpr* e) override { return NotSupported(e->opcode.GetName()); }
+  R OnLoadZeroExpr(wabt::LoadZeroExpr* e) override { return NotSupported(e->opcode.GetName()); }
+
+ private:
+  Value* IsTrue(Value* value) { return b_.CreateICmpNE(value, f_.I32(0)); }
+
+  void Branch(wabt::Index depth) {
+    Label& target = Target(depth);
+    FeedPhis(target.target_phis);
+    b_.CreateBr(target.target);
+  }
+
+  Value* GlobalAddress(wabt::Index index) {
+    return abi_.FieldAddress(b_, f_.context, abi::kGlobalsOffset + std::size_t(index) * abi::kGlobalBytes);
+  }
+
+  // Calls with the signature's parameters from the stack (then `last`, if any) and pushes the results.
+  void EmitCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
+    std::vector<Value*> arguments{f_.context, f_.memory};
+    for (Value* value : PopMany(sig.param_types.size())) arguments.push_back(value);
+    if (last) arguments.push_back(last);
+    llvm::CallInst* call = b_.CreateCall(callee, arguments);
+    call->setDoesNotThrow();
+    if (sig.result_types.size() == 1) {
+      Push(call);
+    } else {
+      for (unsigned i = 0; i < sig.result_types.size(); ++i) Push(b_.CreateExtractValue(call, i));
+    }
+  }
+
+  // Calls a builtin with immediates first, then `operands` values from the stack.
+  R EmitBuiltin(Builtin builtin, std::vector<std::uint32_t> immediates, std::size_t operands, bool result) {
+    if (Dead()) return kOk;
+    std::vector<Value*> arguments{f_.context};
+    for (std::uint32_t immediate : immediates) arguments.push_back(f_.I32(immediate));
+    for (Value* value : PopMany(operands)) arguments.push_back(value);
+    Value* value = b_.CreateCall(abi_.OpaqueBuiltin(builtin), arguments);
+    if (result) Push(value);
+    return kOk;
+  }
+
+  R EmitSynthetic(Synthetic which) {
+    if (Dead()) return kOk;
+    const wabt::FuncSignature sig = SyntheticSignature(which);
+    EmitCall(abi_.GuestFunction(SyntheticIndex(module_, which), abi_.GuestType(sig)), sig, nullptr);
+    return kOk;
+  }
+
+  R Unary(Opcode opcode) {
+    if (Dead()) return kOk;
+    Value* value = EmitUnary(f_, opcode, Pop());
+    if (!value) return NotSupported(opcode.GetName());
+    Push(value);
+    return kOk;
+  }
+  R Binary(Opcode opcode) {
+    if (Dead()) return kOk;
+    Value* y = Pop();
+    Value* x = Pop();
+    Value* value = EmitBinary(f_, opcode, x, y);
+    if (!value) return NotSupported(opcode.GetName());
+    Push(value);
+    return kOk;
+  }
+
+  const wasm::Module& module_;
+  const wabt::Func& func_;
+  FunctionBuilder& f_;
+  llvm::IRBuilder<>& b_;
+  AbiIr& abi_;
+  std::vector<llvm::AllocaInst*> locals_;
+  std::vector<Value*> stack_;
+  std::vector<Label> labels_;
+  std::optional<Error> error_;
+};
+
+}  // namespace
+
+Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi) {
+  const wabt::Func& func = *module.ir->funcs[index];
+  auto where = [&] {
+    const std::string name = module.FunctionName(index);
+    return "func[" + std::to_string(index) + "]" + (name.empty() ? "" : " (" + name + ")");
+  };
+  for (wabt::Index i = 0; i < func.GetNumParamsAndLocals(); ++i) {
+    if (!abi.ValueType(func.GetLocalType(i))) return Unsupported("a v128 local (SIMD)").Within(where());
+  }
+  for (wabt::Type type : func.decl.sig.result_types) {
+    if (!abi.ValueType(type)) return Unsupported("a v128 result (SIMD)").Within(where());
+  }
+  FunctionBuilder builder(abi, abi.GuestFunction(index, abi.GuestType(func.decl.sig)));
+  Translator translator(module, func, builder);
+  if (Status status = translator.Run(); !status.ok()) return status.error().Within(where());
+  return {};
+}
+
+void DefineImportWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& abi) {
+  const wabt::FuncSignature& sig = module.ir->funcs[index]->decl.sig;
+  llvm::FunctionType* type = abi.GuestType(sig);
+  FunctionBuilder f(abi, abi.GuestFunction(index, type));
+  f.function->addFnAttr(llvm::Attribute::NoInline);
+  llvm::Function* host = abi.Opaque("gw.host." + std::to_string(index), type);
+  BasicBlock* loop = f.NewBlock("call");
+  BasicBlock* again = f.NewBlock("again");
+  BasicBlock* done = f.NewBlock("done");
+  f.b.CreateBr(loop);
+  f.b.SetInsertPoint(loop);
+  std::vector<Value*> arguments;
+  for (llvm::Argument& argument : f.function->args()) arguments.push_back(&argument);
+  Value* result = f.b.CreateCall(host, arguments);
+  llvm::LoadInst* state = f.b.CreateAlignedLoad(abi.i32, f.context, llvm::Align(4));
+  state->setVolatile(true);
+  f.b.CreateCondBr(f.b.CreateICmpNE(f.b.CreateAnd(state, abi::kRestart), f.I32(0)), again, done);
+  // The latch that the safepoint pass polls: with kRestart set the poll always captures.
+  f.b.SetInsertPoint(again);
+  f.b.CreateBr(loop);
+  f.b.SetInsertPoint(done);
+  if (type->getReturnType()->isVoidTy()) {
+    f.b.CreateRetVoid();
+  } else {
+    f.b.CreateRet(result);
+  }
+}
+
+std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which) {
+  return static_cast<std::uint32_t>(module.ir->funcs.size()) + static_cast<std::uint32_t>(which);
+}
+
+wabt::FuncSignature SyntheticSignature(Synthetic) {
+  wabt::FuncSignature sig;
+  sig.param_types = {wabt::Type::I32, wabt::Type::I32, wabt::Type::I32};
+  return sig;
+}
+
+void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
+  const bool copy = which == Synthetic::kMemoryCopy;
+  FunctionBuilder f(abi, abi.GuestFunction(SyntheticIndex(module, which), abi.GuestType(SyntheticSignature(which))));
+  f.function->addFnAttr(llvm::Attribute::NoInline);
+  auto& b = f.b;
+  Value *to = f.function->getArg(2), *second = f.function->getArg(3), *bytes = f.function->getArg(4);
+  Value* size = abi.LoadField(b, f.context, abi.i64, offsetof(abi::Context, memory_bytes));
+  auto past_end = [&](Value* start) {
+    return b.CreateICmpUGT(b.CreateAdd(b.CreateZExt(start, abi.i64), b.CreateZExt(bytes, abi.i64)), size);
+  };
+  f.TrapIf(past_end(to), abi::TrapCode::kMemoryOutOfBounds);
+  if (copy) f.TrapIf(past_end(second), abi::TrapCode::kMemoryOutOfBounds);
+  Value* limit = f.I32(abi::kBulkChunkBytes);
+  llvm::Function* chunk = abi.OpaqueBuiltin(copy ? Builtin::kMemoryCopy : Builtin::kMemoryFill);
+  BasicBlock *entry = nullptr, *done = f.NewBlock("done");
+
+  // One loop over chunks of what remains, from the front or (overlapping copies upwards) from the back.
+  auto loop = [&](bool backward) {
+    entry = b.GetInsertBlock();
+    BasicBlock* header = f.NewBlock("chunk");
+    BasicBlock* latch = f.NewBlock("latch");
+    b.CreateBr(header);
+    b.SetInsertPoint(header);
+    PHINode* left = b.CreatePHI(abi.i32, 2);
+    left->addIncoming(bytes, entry);
+    Value* now = b.CreateBinaryIntrinsic(llvm::Intrinsic::umin, left, limit);
+    Value* rest = b.CreateSub(left, now);
+    Value* offset = backward ? rest : b.CreateSub(bytes, left);
+    b.CreateCall(chunk, {f.context, b.CreateAdd(to, offset), copy ? b.CreateAdd(second, offset) : second, now});
+    b.CreateCondBr(b.CreateICmpEQ(rest, f.I32(0)), done, latch);
+    b.SetInsertPoint(latch);
+    b.CreateBr(header);
+    left->addIncoming(rest, latch);
+  };
+  if (copy) {
+    BasicBlock *forward = f.NewBlock("forward"), *backward = f.NewBlock("backward");
+    b.CreateCondBr(b.CreateICmpUGT(to, second), backward, forward);
+    b.SetInsertPoint(backward);
+    loop(true);
+    b.SetInsertPoint(forward);
+  }
+  loop(false);
+  b.SetInsertPoint(done);
+  b.CreateRetVoid();
+}
+
+void DefineEntryThunks(const wabt::FuncSignature& sig, std::uint32_t type_index, AbiIr& abi) {
+  auto* thunk_type = llvm::FunctionType::get(abi.void_, {abi.context_ptr, abi.memory_ptr, abi.ptr, abi.ptr}, false);
+  auto make = [&](const std::string& name, bool with_parameters) {
+    auto* thunk = llvm::Function::Create(thunk_type, llvm::GlobalValue::ExternalLinkage,
+                                         name + std::to_string(type_index), abi.module);
+    thunk->setVisibility(llvm::GlobalValue::HiddenVisibility);
+    thunk->setDSOLocal(true);
+    thunk->setDoesNotThrow();
+    llvm::IRBuilder<> b(BasicBlock::Create(abi.llvm, "entry", thunk));
+    Value *code = thunk->getArg(2), *cells = thunk->getArg(3);
+    auto cell = [&](std::size_t i) { return b.CreateConstGEP1_64(abi.i8, cells, i * 16); };
+    std::vector<Value*> arguments{thunk->getArg(0), thunk->getArg(1)};
+    llvm::FunctionType* type = abi.ResumeType(abi.ResultType(sig));
+    if (with_parameters) {
+      type = abi.GuestType(sig);
+      for (std::size_t i = 0; i < sig.param_types.size(); ++i) {
+        arguments.push_back(b.CreateAlignedLoad(abi.ValueType(sig.param_types[i]), cell(i), llvm::Align(8)));
+      }
+    }
+    Value* result = b.CreateCall(type, code, arguments);
+    for (unsigned i = 0; i < sig.result_types.size(); ++i) {
+      Value* value = sig.result_types.size() == 1 ? result : b.CreateExtractValue(result, i);
+      b.CreateAlignedStore(value, cell(i), llvm::Align(8));
+    }
+    b.CreateRetVoid();
+  };
+  make("entry.", true);
+  make("reentry.", false);
+}
+
+}  // namespace godwit::compiler

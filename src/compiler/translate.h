@@ -1,0 +1,29 @@
+// Translates validated Wasm functions to LLVM IR in SSA form, before any optimisation.
+//
+// Every guest function gets the native ABI's shape (context, memory, parameters). What only the runtime can
+// do is a call of an opaque "gw." function (compiler/abi_ir.h). Loads and stores are plain accesses relative to the memory base, in
+// kMemorySpace, align 1, never inbounds: guard pages catch what is out of bounds. A load whose result Wasm
+// drops is volatile, since its trap must still happen.
+#pragma once
+
+#include "compiler/abi_ir.h"
+
+namespace godwit::compiler {
+
+// Defines GuestName(index) in `abi.module`. kUnsupported names the instruction that the engine does not have.
+Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi);
+
+// Defines the wrapper of imported function `index`: calls the host function, again after a resume if the host
+// function asked for that (abi::kRestart).
+void DefineImportWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& abi);
+
+// Module function index and signature of a synthetic function.
+std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which);
+wabt::FuncSignature SyntheticSignature(Synthetic which);
+// memory.fill and memory.copy in chunks with a safepoint between.
+void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi);
+
+// void entry.T(context, memory, code, cells) and void reentry.T(...): abi::ImageHeader says what they do.
+void DefineEntryThunks(const wabt::FuncSignature& signature, std::uint32_t type_index, AbiIr& abi);
+
+}  // namespace godwit::compiler

@@ -1,0 +1,141 @@
+#include "wasm/module.h"
+
+#include <wabt/binary-reader-ir.h>
+#include <wabt/binary-reader.h>
+#include <wabt/binary-writer.h>
+#include <wabt/error-formatter.h>
+#include <wabt/stream.h>
+#include <wabt/validator.h>
+#include <wabt/wast-lexer.h>
+#include <wabt/wast-parser.h>
+
+#include <optional>
+
+namespace godwit::wasm {
+namespace {
+
+wabt::Features SupportedFeatures() {
+  wabt::Features features;
+  features.enable_bulk_memory();
+  features.enable_reference_types();
+  return features;
+}
+
+std::string Describe(const wabt::Errors& errors, wabt::Location::Type type) {
+  std::string text = wabt::FormatErrorsToString(errors, type);
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text.empty() ? "does not decode" : text;
+}
+
+Result<Bytes> TextToBinary(ByteView source, std::string_view name) {
+  wabt::Errors errors;
+  auto lexer = wabt::WastLexer::CreateBufferLexer(name, source.data(), source.size(), &errors);
+  std::unique_ptr<wabt::Module> module;
+  wabt::WastParseOptions options(SupportedFeatures());
+  if (wabt::Failed(wabt::ParseWatModule(lexer.get(), &module, &errors, &options))) {
+    return InvalidArgument(Describe(errors, wabt::Location::Type::Text));
+  }
+  wabt::ValidateOptions validate(SupportedFeatures());
+  if (wabt::Failed(wabt::ValidateModule(module.get(), &errors, validate))) {
+    return InvalidArgument(Describe(errors, wabt::Location::Type::Text));
+  }
+  wabt::MemoryStream stream;
+  wabt::WriteBinaryOptions write(SupportedFeatures(), false, false, true);
+  if (wabt::Failed(wabt::WriteBinaryModule(&stream, module.get(), write))) {
+    return InvalidArgument(std::string(name) + ": cannot be written as a binary module");
+  }
+  return std::move(stream.output_buffer().data);
+}
+
+std::optional<std::uint32_t> ReadLeb(ByteView bytes, std::size_t& at) {
+  std::uint64_t value = 0;
+  for (int shift = 0; shift < 35 && at < bytes.size(); shift += 7) {
+    const std::uint8_t byte = bytes[at++];
+    value |= std::uint64_t(byte & 0x7f) << shift;
+    if (!(byte & 0x80)) return static_cast<std::uint32_t>(value);
+  }
+  return std::nullopt;
+}
+
+// Sizes of the bodies in the code section of a binary that has already been validated.
+std::vector<std::uint32_t> BodySizes(ByteView binary) {
+  std::vector<std::uint32_t> sizes;
+  std::size_t at = 8;
+  while (at < binary.size()) {
+    const std::uint8_t id = binary[at++];
+    const auto size = ReadLeb(binary, at);
+    if (!size) break;
+    const std::size_t end = at + *size;
+    if (id == 10) {
+      const auto count = ReadLeb(binary, at);
+      for (std::uint32_t i = 0; count && i < *count; ++i) {
+        const auto body = ReadLeb(binary, at);
+        if (!body) break;
+        sizes.push_back(*body);
+        at += *body;
+      }
+    }
+    at = end;
+  }
+  return sizes;
+}
+
+Status CheckLimits(const Module& module) {
+  const wabt::Module& ir = *module.ir;
+  auto number = [](auto n) { return std::to_string(n); };
+  if (ir.funcs.size() > kFunctionsMax) {
+    return ResourceExhausted("more than " + number(kFunctionsMax) + " functions");
+  }
+  for (std::size_t i = 0; i < ir.funcs.size(); ++i) {
+    const wabt::Func& func = *ir.funcs[i];
+    if (func.GetNumParams() > kParametersMax || func.GetNumResults() > kParametersMax) {
+      return ResourceExhausted("func[" + number(i) + "] has more than " + number(kParametersMax) + " parameters or results");
+    }
+    if (func.GetNumLocals() > kLocalsMax) {
+      return ResourceExhausted("func[" + number(i) + "] has more than " + number(kLocalsMax) + " locals");
+    }
+  }
+  if (ir.memories.size() > 1) return Unsupported("more than one memory (multi-memory)");
+  if (!ir.tags.empty()) return Unsupported("exception tags (exception handling)");
+  for (const wabt::Memory* memory : ir.memories) {
+    if (memory->page_limits.is_64) return Unsupported("64-bit memory (memory64)");
+    if (memory->page_limits.is_shared) return Unsupported("shared memory (threads)");
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string Module::FunctionName(std::uint32_t index) const {
+  const std::string& name = ir->funcs[index]->name;
+  return name.starts_with('$') ? name.substr(1) : name;
+}
+
+Result<Module> Read(ByteView source, std::string_view name) {
+  const std::string context(name);
+  if (source.size() > kModuleBytesMax) return ResourceExhausted(context + ": larger than 256 MiB");
+  Module module;
+  const bool binary = source.size() >= 4 && source[0] == 0 && source[1] == 'a' && source[2] == 's' && source[3] == 'm';
+  if (binary) {
+    module.binary.assign(source.begin(), source.end());
+  } else {
+    GODWIT_ASSIGN(module.binary, TextToBinary(source, name));
+  }
+  wabt::Errors errors;
+  module.ir = std::make_unique<wabt::Module>();
+  wabt::ReadBinaryOptions options(SupportedFeatures(), nullptr, /*read_debug_names=*/true,
+                                  /*stop_on_first_error=*/true, /*fail_on_custom_section_error=*/false);
+  if (wabt::Failed(wabt::ReadBinaryIr(context.c_str(), module.binary.data(), module.binary.size(), options, &errors,
+                                      module.ir.get()))) {
+    return InvalidArgument(context + ": " + Describe(errors, wabt::Location::Type::Binary));
+  }
+  if (auto limits = CheckLimits(module); !limits.ok()) return limits.error().Within(context);
+  wabt::ValidateOptions validate(SupportedFeatures());
+  if (wabt::Failed(wabt::ValidateModule(module.ir.get(), &errors, validate))) {
+    return InvalidArgument(context + ": " + Describe(errors, wabt::Location::Type::Binary));
+  }
+  module.body_bytes = BodySizes(module.binary);
+  return module;
+}
+
+}  // namespace godwit::wasm

@@ -1,0 +1,36 @@
+// A Wasm module as the compiler wants to see it: decoded and validated by libwabt, with the sizes of its bodies.
+//
+// Immutable once made. Knows no LLVM and runs nothing.
+#pragma once
+
+#include <wabt/ir.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace godwit::wasm {
+
+struct Module {
+  Bytes binary;
+  std::unique_ptr<wabt::Module> ir;  // All variables in it are indices.
+  // Bytes of each defined function's body, imports not counted.
+  std::vector<std::uint32_t> body_bytes;
+  std::string FunctionName(std::uint32_t index) const;  // From the name section; empty where unknown.
+};
+
+// Limits on what is accepted (the Wasm JavaScript API's implementation limits, rounded up where clang needs it).
+inline constexpr std::size_t kModuleBytesMax = 256u << 20;
+inline constexpr std::uint32_t kFunctionsMax = 1'000'000;
+inline constexpr std::uint32_t kLocalsMax = 50'000;
+inline constexpr std::uint32_t kParametersMax = 1'000;
+inline constexpr std::uint32_t kBrTableTargetsMax = 100'000;
+
+// Reads a binary or, if it does not begin with "\0asm", the text format. kInvalidArgument with file, offset or
+// line and what is wrong; kUnsupported names a feature that is not supported; kResourceExhausted names a limit.
+Result<Module> Read(ByteView source, std::string_view name);
+
+}  // namespace godwit::wasm

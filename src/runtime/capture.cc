@@ -1,0 +1,320 @@
+// An instance as a snapshot and back. What comes from a snapshot is checked against the module before any of
+// it is believed: frames against the safepoint records, references against the function count, sizes
+// against limits.
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "runtime/guest_instance.h"
+#include "runtime/pages.h"
+
+namespace godwit::runtime {
+namespace {
+
+// Saved pointers may lead this far below a memory's base: address arithmetic the optimiser moved.
+constexpr std::int64_t kPointerBelowMax = 64 * 1024;
+constexpr std::uint64_t kFrameTrailerBytes = 2 * sizeof(std::uint32_t);
+
+Error BadSnapshot(std::string what) { return Corrupt("snapshot: " + std::move(what)); }
+
+}  // namespace
+
+// --- Capture ---
+
+Status GuestInstance::CaptureBlockedTasks() {
+  std::vector<TaskId> blocked;
+  for (const auto& [id, task] : tasks_) {
+    if (task->ended) return FailedPrecondition(fmt::format("call {} has ended: run it to collect its result", id));
+    if (task->phase == Task::Phase::kBlocked) blocked.push_back(id);
+  }
+  if (blocked.empty()) return {};
+  capturing_ = true;
+  context_->state.fetch_or(abi::kStop);
+  Status status;
+  for (TaskId id : blocked) {
+    Outcome outcome = Run(id);
+    if (std::holds_alternative<Captured>(outcome)) continue;
+    if (std::holds_alternative<Blocked>(outcome)) {
+      status = FailedPrecondition(fmt::format("call {} waits in a host function that cannot be interrupted", id));
+      break;
+    }
+    // It reached its end before a safepoint. Its result must not be lost.
+    auto ended = std::make_unique<Task>();
+    ended->id = id;
+    ended->ended = std::move(outcome);
+    tasks_.emplace(id, std::move(ended));
+    status = FailedPrecondition(fmt::format("call {} has ended: run it to collect its result", id));
+    break;
+  }
+  capturing_ = false;
+  if (!stop_requested_.load()) {
+    ClearState(abi::kStop);
+    if (stop_requested_.load()) context_->state.fetch_or(abi::kStop);
+  }
+  return status;
+}
+
+Result<snapshot::Snapshot> GuestInstance::Capture() {
+  GODWIT_CHECK(current_ == nullptr, "Capture was called from inside the guest");
+  GODWIT_TRY(CaptureBlockedTasks());
+  const fbs::Module& description = module_->module();
+  snapshot::Snapshot snapshot;
+  snapshot.package_digest = module_->package().digest();
+  snapshot.ir_hash.assign(description.ir_hash()->begin(), description.ir_hash()->end());
+  for (const auto& [id, task] : tasks_) {
+    snapshot::Stack stack;
+    stack.id = id;
+    stack.function = task->function;
+    stack.shadow_stack_pointer = task->shadow_stack_pointer;
+    if (task->phase == Task::Phase::kCaptured) {
+      stack.frames.assign(task->capture.base(), task->capture.base() + task->frame_bytes);
+    } else {
+      const auto* parameters = module_->type_of(task->function).params();
+      for (std::size_t i = 0; parameters != nullptr && i < parameters->size(); ++i) {
+        stack.arguments.insert(stack.arguments.end(), task->cells[i].begin(), task->cells[i].end());
+      }
+    }
+    snapshot.stacks.push_back(std::move(stack));
+  }
+  if (memory_.base() != nullptr) {
+    snapshot.memories.push_back({memory_.pages(), ChangedPages(memory_.base(), memory_.bytes(), module_->initial_pages())});
+  }
+  for (std::uint32_t i = 0; i < global_count(); ++i) {
+    Cell cell;
+    std::memcpy(cell.data(), global(i), cell.size());
+    snapshot.globals.push_back(cell);
+  }
+  for (const abi::Table& table : tables_) {
+    snapshot.tables.push_back({std::vector<std::uint32_t>(table.elements, table.elements + table.size)});
+  }
+  snapshot.dropped_data = dropped_data_;
+  snapshot.dropped_elements = dropped_elements_;
+  for (const auto& host : hosts_) {
+    auto state = host->Save();
+    if (!state.ok()) return state.error().Within(host->name());
+    snapshot.host_states.push_back({std::string(host->name()), std::move(state).value()});
+  }
+  if (!shadow_tops_.empty()) {
+    Bytes record(shadow_tops_.size() * sizeof(std::uint32_t));
+    std::memcpy(record.data(), shadow_tops_.data(), record.size());
+    snapshot.host_states.push_back({std::string(kShadowStacksRecord), std::move(record)});
+  }
+  return snapshot;
+}
+
+// --- Restore ---
+
+Status GuestInstance::Load(const snapshot::Snapshot& snapshot) {
+  const fbs::Module& description = module_->module();
+  if (snapshot.package_digest != module_->package().digest()) {
+    return FailedPrecondition(fmt::format("the snapshot is of package {}, not of {}", snapshot.package_digest,
+                                          module_->package().digest()));
+  }
+  if (!std::equal(snapshot.ir_hash.begin(), snapshot.ir_hash.end(), description.ir_hash()->begin(),
+                  description.ir_hash()->end())) {
+    return FailedPrecondition("the snapshot was taken of other code than this package holds");
+  }
+  if (snapshot.dropped_data.size() != dropped_data_.size() || snapshot.dropped_elements.size() != dropped_elements_.size()) {
+    return BadSnapshot("it counts other segments than the module has");
+  }
+  dropped_data_ = snapshot.dropped_data;
+  dropped_elements_ = snapshot.dropped_elements;
+  start_ran_ = true;
+  GODWIT_TRY(LoadMemory(snapshot));
+  GODWIT_TRY(LoadGlobals(snapshot));
+  GODWIT_TRY(LoadTables(snapshot));
+  FindShadowStack();
+  GODWIT_TRY(LoadHostStates(snapshot));
+  if (snapshot.stacks.size() > limits_.tasks_max) {
+    return ResourceExhausted(fmt::format("the snapshot holds {} running calls, the limit is {}", snapshot.stacks.size(),
+                                         limits_.tasks_max));
+  }
+  for (const snapshot::Stack& stack : snapshot.stacks) GODWIT_TRY(LoadStack(stack));
+  return {};
+}
+
+Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
+  constexpr std::uint64_t kPage = snapshot::kPageBytes;
+  const auto* memories = module_->module().memories();
+  const std::size_t count = memories != nullptr ? memories->size() : 0;
+  if (snapshot.memories.size() != count) return BadSnapshot("it counts other memories than the module has");
+  const std::uint64_t wasm_pages = count != 0 ? snapshot.memories[0].wasm_pages : 0;
+  if (count != 0 && wasm_pages < memories->Get(0)->minimum()) return BadSnapshot("its memory is smaller than the module's");
+  GODWIT_TRY(CreateMemory(wasm_pages));
+  if (count == 0) return {};
+  const std::vector<snapshot::PageRun>& runs = snapshot.memories[0].runs;
+  const std::uint64_t pages = memory_.bytes() / kPage;
+  std::uint64_t end = 0;
+  for (const snapshot::PageRun& run : runs) {
+    const std::uint64_t run_pages = run.bytes.size() / kPage;
+    if (run.bytes.size() % kPage != 0 || run.first_page < end || run.first_page > pages ||
+        run_pages > pages - run.first_page) {
+      return BadSnapshot("a run of pages is outside its memory or out of order");
+    }
+    end = run.first_page + run_pages;
+  }
+  const InitialPages& initial = module_->initial_pages();
+  std::size_t run = 0;
+  for (std::size_t i = 0; i < initial.numbers.size(); ++i) {
+    const std::uint64_t number = initial.numbers[i];
+    while (run < runs.size() && runs[run].first_page + runs[run].bytes.size() / kPage <= number) ++run;
+    const bool covered = run < runs.size() && runs[run].first_page <= number;
+    if (!covered && number < pages) std::memcpy(memory_.base() + number * kPage, initial.page(i), kPage);
+  }
+  for (const snapshot::PageRun& changed : runs) {
+    if (changed.bytes.empty()) continue;
+    memory_.Populate(changed.first_page * kPage, changed.bytes.size());
+    std::memcpy(memory_.base() + changed.first_page * kPage, changed.bytes.data(), changed.bytes.size());
+  }
+  return {};
+}
+
+Status GuestInstance::LoadGlobals(const snapshot::Snapshot& snapshot) {
+  if (snapshot.globals.size() != global_count()) return BadSnapshot("it counts other globals than the module has");
+  for (std::uint32_t i = 0; i < global_count(); ++i) {
+    std::uint32_t reference;
+    std::memcpy(&reference, snapshot.globals[i].data(), sizeof reference);
+    if (module_->module().globals()->Get(i)->type() == fbs::ValueType::funcref && reference >= functions_.size()) {
+      return BadSnapshot(fmt::format("global {} refers to a function that does not exist", i));
+    }
+    std::memcpy(global(i), snapshot.globals[i].data(), abi::kGlobalBytes);
+  }
+  return {};
+}
+
+Status GuestInstance::LoadTables(const snapshot::Snapshot& snapshot) {
+  if (snapshot.tables.size() != tables_.size()) return BadSnapshot("it counts other tables than the module has");
+  for (std::size_t i = 0; i < tables_.size(); ++i) {
+    const std::vector<std::uint32_t>& elements = snapshot.tables[i].elements;
+    if (elements.size() < tables_[i].size) return BadSnapshot(fmt::format("table {} is smaller than the module's", i));
+    if (elements.size() > tables_[i].maximum) {
+      return ResourceExhausted(fmt::format("table {} of the snapshot has {} elements, the limit is {}", i, elements.size(),
+                                           tables_[i].maximum));
+    }
+    if (module_->module().tables()->Get(static_cast<std::uint32_t>(i))->element() == fbs::ValueType::funcref &&
+        std::any_of(elements.begin(), elements.end(), [&](std::uint32_t e) { return e >= functions_.size(); })) {
+      return BadSnapshot(fmt::format("table {} refers to a function that does not exist", i));
+    }
+    std::copy(elements.begin(), elements.end(), tables_[i].elements);
+    tables_[i].size = static_cast<std::uint32_t>(elements.size());
+  }
+  return {};
+}
+
+Status GuestInstance::LoadHostStates(const snapshot::Snapshot& snapshot) {
+  for (const snapshot::HostState& state : snapshot.host_states) {
+    if (state.module == kShadowStacksRecord) {
+      if (state.bytes.size() % sizeof(std::uint32_t) != 0 || state.bytes.size() / sizeof(std::uint32_t) > limits_.tasks_max) {
+        return BadSnapshot("its record of shadow stacks has a wrong size");
+      }
+      shadow_tops_.resize(state.bytes.size() / sizeof(std::uint32_t));
+      std::memcpy(shadow_tops_.data(), state.bytes.data(), state.bytes.size());
+      continue;
+    }
+    HostModule* found = host(state.module);
+    if (found == nullptr) {
+      return FailedPrecondition(fmt::format("the snapshot holds state of host module '{}', which this instance lacks",
+                                            state.module));
+    }
+    const Status loaded = found->Load(state.bytes);
+    if (!loaded.ok()) return loaded.error().Within(state.module);
+  }
+  return {};
+}
+
+// Walks the frames from their end, the outermost first, as resuming will.
+Status GuestInstance::CheckFrames(const snapshot::Stack& stack) const {
+  const fbs::Module& description = module_->module();
+  const auto* functions = description.functions();
+  std::uint64_t top = stack.frames.size();
+  const auto bad = [&](std::string_view what) {
+    return BadSnapshot(fmt::format("the frame of call {} that ends at byte {} {}", stack.id, top, what));
+  };
+  bool outermost = true;
+  while (top != 0) {
+    if (top < kFrameTrailerBytes) return bad("is cut off");
+    std::uint32_t function, safepoint;
+    std::memcpy(&function, stack.frames.data() + top - 8, sizeof function);
+    std::memcpy(&safepoint, stack.frames.data() + top - 4, sizeof safepoint);
+    if (function >= module_->function_count()) return bad("is of a function that does not exist");
+    if (outermost && function != stack.function) return bad("is not of the function that was called");
+    outermost = false;
+    const std::uint64_t begin = functions->Get(function)->safepoints_begin();
+    const std::uint64_t end = functions->Get(function + 1)->safepoints_begin();
+    const std::uint64_t index = begin + safepoint;
+    if (begin > end || index >= end || description.safepoints() == nullptr || index >= description.safepoints()->size() ||
+        module_->image().resume(function) == nullptr) {
+      return bad("is of a safepoint that does not exist");
+    }
+    const fbs::Safepoint& record = *description.safepoints()->Get(static_cast<std::uint32_t>(index));
+    const std::uint64_t payload = (std::uint64_t{record.payload_bytes()} + 7) / 8 * 8;
+    if (top < kFrameTrailerBytes + payload) return bad("is cut off");
+    const std::uint8_t* values = stack.frames.data() + top - kFrameTrailerBytes - payload;
+    for (std::uint64_t i = record.pointers_begin(); i < record.pointers_end(); ++i) {
+      if (description.pointer_offsets() == nullptr || i >= description.pointer_offsets()->size()) {
+        return bad("has no record of its pointers");
+      }
+      const std::uint64_t at = description.pointer_offsets()->Get(static_cast<std::uint32_t>(i));
+      std::int64_t pointer;
+      if (at + sizeof pointer > record.payload_bytes()) return bad("has a pointer outside it");
+      std::memcpy(&pointer, values + at, sizeof pointer);
+      if (pointer < -kPointerBelowMax || pointer > static_cast<std::int64_t>(abi::kMemoryReservation)) {
+        return bad("has a pointer that leaves linear memory");
+      }
+    }
+    top -= kFrameTrailerBytes + payload;
+  }
+  return {};
+}
+
+Status GuestInstance::LoadStack(const snapshot::Stack& stack) {
+  if (tasks_.count(stack.id) != 0) return BadSnapshot(fmt::format("call {} is in it twice", stack.id));
+  if (stack.function >= module_->function_count()) return BadSnapshot("a call of a function that does not exist");
+  const fbs::FunctionType& type = module_->type_of(stack.function);
+  const std::uint32_t type_index = module_->module().functions()->Get(stack.function)->type();
+  const std::size_t parameters = type.params() != nullptr ? type.params()->size() : 0;
+  const std::size_t results = type.results() != nullptr ? type.results()->size() : 0;
+  auto task = std::make_unique<Task>();
+  task->id = stack.id;
+  task->function = stack.function;
+  task->cells.resize(std::max<std::size_t>({parameters, results, 1}));
+  GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
+  if (stack.frames.empty()) {
+    if (stack.arguments.size() != parameters * sizeof(Cell) || module_->image().function(stack.function) == nullptr ||
+        module_->image().entry(type_index) == nullptr) {
+      return BadSnapshot(fmt::format("call {} cannot begin: its arguments or its function do not fit", stack.id));
+    }
+    std::memcpy(task->cells.data(), stack.arguments.data(), stack.arguments.size());
+    for (std::size_t i = 0; i < parameters; ++i) {
+      std::uint32_t reference;
+      std::memcpy(&reference, task->cells[i].data(), sizeof reference);
+      if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= functions_.size()) {
+        return BadSnapshot(fmt::format("an argument of call {} refers to a function that does not exist", stack.id));
+      }
+    }
+  } else {
+    if (stack.frames.size() > task->capture.capacity()) {
+      return ResourceExhausted(fmt::format("the frames of call {} need {} bytes, the limit is {}", stack.id,
+                                           stack.frames.size(), task->capture.capacity()));
+    }
+    if (module_->image().reentry(type_index) == nullptr) return BadSnapshot("a call of a type that cannot be resumed");
+    GODWIT_TRY(CheckFrames(stack));
+    std::memcpy(task->capture.base(), stack.frames.data(), stack.frames.size());
+    task->frame_bytes = stack.frames.size();
+    task->phase = Task::Phase::kCaptured;
+  }
+  task->shadow_stack_pointer = stack.shadow_stack_pointer;
+  if (shadow_global_) {
+    for (std::size_t i = 0; i < shadow_tops_.size(); ++i) {
+      const std::uint64_t below = std::uint64_t{shadow_tops_[i]} - stack.shadow_stack_pointer;
+      if (below < kShadowStackPages * abi::kWasmPageBytes) task->slot = static_cast<std::uint32_t>(i + 1);
+    }
+  }
+  next_task_ = std::max(next_task_, stack.id + 1);
+  tasks_.emplace(stack.id, std::move(task));
+  return {};
+}
+
+}  // namespace godwit::runtime

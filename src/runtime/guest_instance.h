@@ -1,0 +1,189 @@
+// The one implementation of Instance, split by what the parts know: link.cc lays an instance out,
+// instance.cc runs its tasks, builtins.cc serves generated code, capture.cc turns it into a snapshot and back.
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/capture_buffer.h"
+#include "runtime/fiber.h"
+#include "runtime/instance.h"
+#include "runtime/memory.h"
+#include "runtime/module.h"
+#include "runtime/trap.h"
+
+namespace godwit::runtime {
+
+// C shadow stack of each further task of an instance with tasks_max > 1, carved from linear memory.
+inline constexpr std::uint32_t kShadowStackPages = 2;
+// Name of the record in Snapshot::host_states that says where those shadow stacks are.
+inline constexpr std::string_view kShadowStacksRecord = "godwit:shadow_stacks";
+// Stack of a resumed task, in stacks of Limits::stack.
+inline constexpr std::uint64_t kResumedStackFactor = 4;
+
+// Table elements, reserved up to the table's maximum so that they never move.
+class TableElements {
+ public:
+  TableElements() = default;
+  static Result<TableElements> Create(std::uint64_t maximum);
+  TableElements(TableElements&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  TableElements& operator=(TableElements&&) = delete;
+  ~TableElements();
+  std::uint32_t* data() const { return data_; }
+
+ private:
+  std::uint32_t* data_ = nullptr;
+  std::uint64_t bytes_ = 0;
+};
+
+struct Task {
+  enum class Phase { kFresh, kCaptured, kRunning, kBlocked };
+  // How the fiber came back.
+  enum class Left { kNone, kReturned, kCaptured, kBlocked, kExited, kTrapped };
+
+  TaskId id = 0;
+  std::uint32_t function = 0;
+  Phase phase = Phase::kFresh;
+  std::vector<Cell> cells;  // Parameters at first, results at the end.
+  CaptureBuffer capture;
+  std::uint64_t frame_bytes = 0;  // Valid when captured.
+  std::unique_ptr<Fiber> fiber;   // While running or blocked.
+  RunningGuest guest{};
+  std::optional<Outcome> ended;  // Ended while Capture ran it; the next Run says so.
+
+  Left left = Left::kNone;
+  Blocked blocked;
+  std::uint32_t exit_code = 0;
+  abi::TrapCode trap_code = abi::TrapCode::kNone;
+  std::uintptr_t trap_pc = 0;
+  std::string trap_message;
+
+  std::uint32_t slot = 0;  // Which shadow stack; 0 is the module's own.
+  std::uint32_t shadow_stack_pointer = 0;
+};
+
+class GuestInstance final : public Instance {
+ public:
+  static GuestInstance& From(abi::Context* context) { return *static_cast<GuestInstance*>(context->owner); }
+  ~GuestInstance() override;
+
+  // --- link.cc ---
+  // Context, imports, functions and empty tables; no memory, globals or elements yet.
+  static Result<std::unique_ptr<GuestInstance>> Link(std::shared_ptr<const Module> module,
+                                                     std::vector<std::shared_ptr<HostModule>> hosts,
+                                                     const Limits& limits);
+  // Memory, globals and tables as the module's initialisers have them.
+  Status Instantiate();
+  // --- capture.cc ---
+  Status Load(const snapshot::Snapshot& snapshot);
+
+  // --- Instance ---
+  std::optional<std::uint32_t> start_function() const override;
+  Result<std::uint32_t> FindFunction(std::string_view export_name) const override;
+  Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) override;
+  std::vector<TaskId> tasks() const override;
+  Outcome Run(TaskId task) override;
+  void Abandon(TaskId task) override;
+  void RequestStop() override;
+  void WithdrawStop() override;
+  void Cancel() override;
+  void Wake() override;
+  int wake_fd() const override { return wake_fd_; }
+  void StopEvery(std::uint64_t every) override;
+  std::uint64_t safepoints_reached() const override { return safepoints_reached_; }
+  Result<snapshot::Snapshot> Capture() override;
+  abi::Context* context() override { return context_; }
+  HostModule* host(std::string_view name) override;
+  const LoadedModule& module() const override { return *module_; }
+  TaskId current_task() const override;
+  Wait Block(Blocked what) override;
+  void Restart() override;
+  [[noreturn]] void Exit(std::uint32_t code) override;
+  [[noreturn]] void RaiseTrap(abi::TrapCode code, std::string message) override;
+
+  // --- For builtins, on the guest's stack ---
+  void Poll(std::uintptr_t pc);
+  // `pc`: an address in the guest function that trapped, 0 if unknown.
+  [[noreturn]] void TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message = {});
+  abi::Code NextResume();
+  std::uint32_t GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages);
+  abi::Table* table(std::uint32_t index) { return index < tables_.size() ? &tables_[index] : nullptr; }
+  // The bytes of a segment; empty once dropped.
+  ByteView DataSegment(std::uint32_t segment) const;
+  void DropData(std::uint32_t segment) { if (segment < dropped_data_.size()) dropped_data_[segment] = true; }
+  void DropElements(std::uint32_t segment) { if (segment < dropped_elements_.size()) dropped_elements_[segment] = true; }
+  // False if the range is not inside the segment or the table.
+  bool CopyElements(std::uint32_t segment, std::uint32_t table, std::uint32_t to, std::uint32_t from, std::uint32_t count);
+
+ private:
+  struct FreeContext {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+
+  GuestInstance() = default;
+  std::uint8_t* global(std::uint32_t index) const {
+    return reinterpret_cast<std::uint8_t*>(context_) + abi::kGlobalsOffset + std::uint64_t{index} * abi::kGlobalBytes;
+  }
+  std::uint32_t global_count() const;
+  Cell Evaluate(const fbs::Init& init) const;
+  Status LinkImports(const std::vector<std::shared_ptr<HostModule>>& hosts);
+  Status CreateMemory(std::uint64_t pages);
+  Status CreateTables();
+  void FindShadowStack();
+
+  Task* Find(TaskId id);
+  static void TaskMain(void* task);
+  void CallGuest(Task& task);
+  Outcome Finish(Task& task);
+  std::string TrapMessage(const Task& task, std::string* function) const;
+  void SwitchTo(Task& task);
+  void SwitchFrom(Task& task);
+  void ClearState(std::uint32_t bits) { context_->state.fetch_and(~bits); }
+  bool StopWanted() const { return stop_requested_.load() || capturing_; }
+  std::uintptr_t GuestProgramCounter(const void* from) const;
+  Result<std::uint32_t> ClaimSlot(Task& task);
+
+  Status CaptureBlockedTasks();
+  Status CheckFrames(const snapshot::Stack& stack) const;
+  Status LoadStack(const snapshot::Stack& stack);
+  Status LoadMemory(const snapshot::Snapshot& snapshot);
+  Status LoadTables(const snapshot::Snapshot& snapshot);
+  Status LoadGlobals(const snapshot::Snapshot& snapshot);
+  Status LoadHostStates(const snapshot::Snapshot& snapshot);
+
+  std::shared_ptr<const Module> module_;
+  std::vector<std::shared_ptr<HostModule>> hosts_;
+  Limits limits_;
+  LinearMemory memory_;
+  std::unique_ptr<void, FreeContext> context_storage_;
+  abi::Context* context_ = nullptr;
+  std::vector<abi::Code> imports_;
+  std::vector<abi::FunctionEntry> functions_;
+  std::vector<abi::Table> tables_;
+  std::vector<TableElements> table_elements_;
+  std::vector<bool> dropped_data_, dropped_elements_;
+
+  std::map<TaskId, std::unique_ptr<Task>> tasks_;
+  TaskId next_task_ = 1;
+  Task* current_ = nullptr;  // The task whose fiber runs.
+  bool start_ran_ = false;
+  int wake_fd_ = -1;
+
+  // What others asked for. kStop in Context::state only mirrors it: others set the bit, this thread clears it.
+  std::atomic<bool> stop_requested_{false};
+  bool capturing_ = false;
+  std::uint64_t stop_every_ = 0;
+  std::uint64_t since_stop_ = 0;
+  std::uint64_t safepoints_reached_ = 0;
+
+  std::optional<std::uint32_t> shadow_global_;  // Index of __stack_pointer, if tasks_max > 1.
+  std::uint32_t shadow_resting_ = 0;            // Its value when nothing runs on the module's own stack.
+  std::vector<std::uint32_t> shadow_tops_;      // Of slots 1, 2, ...
+};
+
+}  // namespace godwit::runtime

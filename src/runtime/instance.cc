@@ -1,0 +1,403 @@
+// Runs an instance's tasks: starts, stops and continues them, and says how each run ended.
+#include "runtime/instance.h"
+
+#include <unistd.h>
+
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "runtime/guest_instance.h"
+
+namespace godwit::runtime {
+
+Result<std::unique_ptr<Instance>> Instance::Create(std::shared_ptr<const LoadedModule> module,
+                                                   std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) {
+  GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
+                                                   std::move(hosts), limits));
+  GODWIT_TRY(instance->Instantiate());
+  return std::unique_ptr<Instance>(std::move(instance));
+}
+
+Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const LoadedModule> module,
+                                                    std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
+                                                    const snapshot::Snapshot& snapshot) {
+  GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
+                                                   std::move(hosts), limits));
+  GODWIT_TRY(instance->Load(snapshot));
+  return std::unique_ptr<Instance>(std::move(instance));
+}
+
+Instance& Instance::Of(abi::Context* context) { return GuestInstance::From(context); }
+
+GuestInstance::~GuestInstance() {
+  GODWIT_CHECK(current_ == nullptr, "an instance was destroyed while its guest runs");
+  if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+std::optional<std::uint32_t> GuestInstance::start_function() const {
+  if (!module_->module().has_start() || start_ran_) return std::nullopt;
+  return module_->module().start();
+}
+
+Result<std::uint32_t> GuestInstance::FindFunction(std::string_view export_name) const {
+  const auto* exports = module_->module().exports();
+  for (std::uint32_t i = 0; exports != nullptr && i < exports->size(); ++i) {
+    const fbs::Export& exported = *exports->Get(i);
+    if (exported.kind() == fbs::ExternKind::function && exported.name() != nullptr &&
+        exported.name()->string_view() == export_name) {
+      return exported.index();
+    }
+  }
+  return NotFound(fmt::format("the module exports no function '{}'", export_name));
+}
+
+HostModule* GuestInstance::host(std::string_view name) {
+  for (const auto& host : hosts_) {
+    if (host->name() == name) return host.get();
+  }
+  return nullptr;
+}
+
+// --- Tasks ---
+
+Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell> arguments) {
+  if (function >= module_->function_count() || module_->image().function(function) == nullptr) {
+    return InvalidArgument(fmt::format("the module has no function {} that can be called", function));
+  }
+  const fbs::FunctionType& type = module_->type_of(function);
+  const std::size_t parameters = type.params() != nullptr ? type.params()->size() : 0;
+  const std::size_t results = type.results() != nullptr ? type.results()->size() : 0;
+  if (arguments.size() != parameters) {
+    return InvalidArgument(fmt::format("{} takes {} arguments, {} were given", module_->FunctionLabel(function),
+                                       parameters, arguments.size()));
+  }
+  for (std::size_t i = 0; i < parameters; ++i) {
+    std::uint32_t reference;
+    std::memcpy(&reference, arguments[i].data(), sizeof reference);
+    if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= functions_.size()) {
+      return InvalidArgument(fmt::format("argument {} is no reference to a function of this module", i));
+    }
+  }
+  const std::uint32_t type_index = module_->module().functions()->Get(function)->type();
+  if (module_->image().entry(type_index) == nullptr) {
+    return InvalidArgument(fmt::format("{} cannot be called from outside", module_->FunctionLabel(function)));
+  }
+  if (tasks_.size() >= limits_.tasks_max) {
+    return ResourceExhausted(fmt::format("the instance runs {} calls already, which is its limit", tasks_.size()));
+  }
+  auto task = std::make_unique<Task>();
+  GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
+  GODWIT_ASSIGN(task->slot, ClaimSlot(*task));
+  if (tasks_.empty()) ClearState(abi::kCancel);  // Meant for a call that has ended since.
+  task->id = next_task_++;
+  task->function = function;
+  task->cells.assign(arguments.begin(), arguments.end());
+  task->cells.resize(std::max<std::size_t>({parameters, results, 1}));
+  if (start_function() == function) start_ran_ = true;
+  const TaskId id = task->id;
+  tasks_.emplace(id, std::move(task));
+  return id;
+}
+
+// The lowest shadow stack that no task uses; a new one is carved from linear memory at its first use.
+Result<std::uint32_t> GuestInstance::ClaimSlot(Task& task) {
+  if (!shadow_global_) return 0u;
+  std::uint32_t slot = 0;
+  const auto used = [&] {
+    for (const auto& [id, other] : tasks_) {
+      if (other->slot == slot) return true;
+    }
+    return false;
+  };
+  while (used()) ++slot;
+  if (slot > shadow_tops_.size()) {
+    const std::uint32_t old_pages = GrowMemory(0, kShadowStackPages);
+    if (old_pages == ~0u) {
+      return ResourceExhausted("no linear memory left for the stack of another concurrent call; raise limits.memory");
+    }
+    shadow_tops_.push_back(static_cast<std::uint32_t>((old_pages + kShadowStackPages) * abi::kWasmPageBytes - 16));
+  }
+  task.shadow_stack_pointer = slot == 0 ? shadow_resting_ : shadow_tops_[slot - 1];
+  return slot;
+}
+
+std::vector<TaskId> GuestInstance::tasks() const {
+  std::vector<TaskId> ids;
+  for (const auto& [id, task] : tasks_) ids.push_back(id);
+  return ids;
+}
+
+Task* GuestInstance::Find(TaskId id) {
+  const auto found = tasks_.find(id);
+  return found != tasks_.end() ? found->second.get() : nullptr;
+}
+
+void GuestInstance::Abandon(TaskId id) {
+  Task* task = Find(id);
+  if (task == nullptr) return;
+  GODWIT_CHECK(task != current_, "a running task cannot be abandoned");
+  tasks_.erase(id);
+}
+
+void GuestInstance::SwitchTo(Task& task) {
+  context_->frames_base = task.capture.base();
+  context_->capture_top = task.capture.base();
+  context_->resume_top = task.capture.base() + task.frame_bytes;
+  if (shadow_global_) std::memcpy(global(*shadow_global_), &task.shadow_stack_pointer, sizeof task.shadow_stack_pointer);
+  current_ = &task;
+}
+
+void GuestInstance::SwitchFrom(Task& task) {
+  if (shadow_global_) {
+    std::memcpy(&task.shadow_stack_pointer, global(*shadow_global_), sizeof task.shadow_stack_pointer);
+    std::memcpy(global(*shadow_global_), &shadow_resting_, sizeof shadow_resting_);
+  }
+  current_ = nullptr;
+}
+
+void GuestInstance::TaskMain(void* argument) {
+  GuestInstance& instance = *static_cast<GuestInstance*>(argument);
+  Task& task = *instance.current_;
+  instance.CallGuest(task);
+  task.fiber->Leave();
+}
+
+void GuestInstance::CallGuest(Task& task) {
+  using Entry = void (*)(abi::Context*, std::uint8_t*, abi::Code, void*);
+  const Image& image = module_->image();
+  const std::uint32_t type = module_->module().functions()->Get(task.function)->type();
+  if (task.phase == Task::Phase::kCaptured) {
+    const auto reentry = reinterpret_cast<Entry>(image.reentry(type));
+    reentry(context_, context_->memory, NextResume(), task.cells.data());
+  } else {
+    const auto entry = reinterpret_cast<Entry>(image.entry(type));
+    entry(context_, context_->memory, image.function(task.function), task.cells.data());
+  }
+  if (context_->state.load() & abi::kUnwinding) {
+    task.frame_bytes = static_cast<std::uint64_t>(context_->capture_top - task.capture.base());
+    task.left = Task::Left::kCaptured;
+  } else {
+    task.left = Task::Left::kReturned;
+  }
+}
+
+Outcome GuestInstance::Run(TaskId id) {
+  GODWIT_CHECK(current_ == nullptr, "Run was called from inside the guest");
+  Task* found = Find(id);
+  GODWIT_CHECK(found != nullptr, "Run of a task that does not exist");
+  Task& task = *found;
+  if (task.ended) {
+    Outcome outcome = std::move(*task.ended);
+    tasks_.erase(id);
+    return outcome;
+  }
+  std::uint64_t wakes;
+  [[maybe_unused]] const auto drained = read(wake_fd_, &wakes, sizeof wakes);
+  PrepareThreadForGuests();
+  if (task.fiber == nullptr) {
+    const std::uint64_t factor = task.phase == Task::Phase::kCaptured ? kResumedStackFactor : 1;
+    auto stack = GuardedStack::Acquire({limits_.stack.value * factor});
+    if (!stack.ok()) {
+      Trapped trapped{abi::TrapCode::kHostFailure, module_->FunctionName(task.function), stack.error().message};
+      tasks_.erase(id);
+      return trapped;
+    }
+    task.fiber = std::make_unique<Fiber>(std::move(stack).value(), &GuestInstance::TaskMain, this);
+    task.guest = RunningGuest{.fiber = task.fiber.get(),
+                              .image = &module_->image(),
+                              .memory = &memory_,
+                              .capture_guard = task.capture.guard(),
+                              .capture_guard_end = task.capture.guard_end(),
+                              .state = &context_->state};
+  }
+  SwitchTo(task);
+  task.left = Task::Left::kNone;
+  {
+    GuestScope scope(&task.guest);
+    task.fiber->Enter();
+  }
+  SwitchFrom(task);
+  return Finish(task);
+}
+
+// What the fiber left behind, as an outcome. Ends the task unless it was captured or blocks.
+Outcome GuestInstance::Finish(Task& task) {
+  if (task.guest.code != abi::TrapCode::kNone) {  // The fault handler took it off its fiber.
+    task.left = Task::Left::kTrapped;
+    task.trap_code = task.guest.code;
+    task.trap_pc = task.guest.pc;
+    if (task.guest.illegal_instruction) task.trap_message = "illegal instruction";
+  }
+  if (task.left == Task::Left::kBlocked) {
+    task.phase = Task::Phase::kBlocked;
+    return std::move(task.blocked);
+  }
+  if (task.guest.overflowed && stop_every_ == 0) ClearState(abi::kSlow);
+  ClearState(abi::kRestart | abi::kUnwinding);
+  task.fiber.reset();
+  if (task.left == Task::Left::kCaptured) {
+    task.phase = Task::Phase::kCaptured;
+    return Captured{};
+  }
+  ClearState(abi::kCancel);
+  Outcome outcome;
+  switch (task.left) {
+    case Task::Left::kReturned: {
+      const auto* results = module_->type_of(task.function).results();
+      task.cells.resize(results != nullptr ? results->size() : 0);
+      outcome = Returned{std::move(task.cells)};
+      break;
+    }
+    case Task::Left::kExited: outcome = Exited{task.exit_code}; break;
+    case Task::Left::kTrapped: {
+      Trapped trapped{task.trap_code, {}, {}};
+      trapped.message = TrapMessage(task, &trapped.function);
+      outcome = std::move(trapped);
+      break;
+    }
+    default: GODWIT_CHECK(false, "a fiber left without saying why");
+  }
+  tasks_.erase(task.id);
+  return outcome;
+}
+
+std::string GuestInstance::TrapMessage(const Task& task, std::string* function) const {
+  std::string text(TrapCodeText(task.trap_code));
+  if (!task.trap_message.empty()) text = task.trap_message;
+  const std::optional<std::uint32_t> index = module_->image().FunctionAt(task.trap_pc);
+  if (!index) {
+    *function = module_->FunctionName(task.function);
+    return fmt::format("{} in a call of {}", text, module_->FunctionLabel(task.function));
+  }
+  *function = module_->FunctionName(*index);
+  return fmt::format("{} in {}", text, module_->FunctionLabel(*index));
+}
+
+// --- What others ask for ---
+
+void GuestInstance::RequestStop() {
+  stop_requested_.store(true);
+  context_->state.fetch_or(abi::kStop);
+  Wake();
+}
+
+// The bit stays until the instance's own thread finds that nobody wants it.
+void GuestInstance::WithdrawStop() { stop_requested_.store(false); }
+
+void GuestInstance::Cancel() {
+  context_->state.fetch_or(abi::kCancel);
+  Wake();
+}
+
+void GuestInstance::Wake() {
+  const std::uint64_t one = 1;
+  // A full counter is readable already.
+  [[maybe_unused]] const auto written = write(wake_fd_, &one, sizeof one);
+}
+
+void GuestInstance::StopEvery(std::uint64_t every) {
+  stop_every_ = every;
+  since_stop_ = 0;
+  if (every != 0) {
+    context_->state.fetch_or(abi::kSlow);
+  } else {
+    ClearState(abi::kSlow);
+  }
+}
+
+// --- On the guest's stack ---
+
+void GuestInstance::Poll(std::uintptr_t pc) {
+  const std::uint32_t state = context_->state.load();
+  if (state & abi::kUnwinding) return;
+  if (current_->guest.overflowed) TrapAt(abi::TrapCode::kStackOverflow, pc);
+  if (state & abi::kCancel) TrapAt(abi::TrapCode::kCancelled, pc);
+  bool due = (state & abi::kRestart) != 0;
+  if ((state & abi::kSlow) && stop_every_ != 0) {
+    ++safepoints_reached_;
+    if (++since_stop_ >= stop_every_) {
+      since_stop_ = 0;
+      due = true;
+    }
+  }
+  if (state & abi::kStop) {
+    if (StopWanted()) {
+      due = true;
+    } else {
+      ClearState(abi::kStop);
+      if (stop_requested_.load()) context_->state.fetch_or(abi::kStop);  // Asked again in between.
+    }
+  }
+  if (due) context_->state.fetch_or(abi::kUnwinding);
+}
+
+abi::Code GuestInstance::NextResume() {
+  std::uint32_t function;
+  std::memcpy(&function, context_->resume_top - 2 * sizeof(std::uint32_t), sizeof function);
+  // Frames were checked when they were loaded, or were written by the image's own code.
+  GODWIT_CHECK(context_->resume_top > context_->frames_base && function < module_->function_count() &&
+                   module_->image().resume(function) != nullptr,
+               "a frame of a function that cannot be resumed");
+  return module_->image().resume(function);
+}
+
+std::uint32_t GuestInstance::GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages) {
+  if (memory_index != 0) return ~0u;
+  const std::uint32_t old_pages = memory_.Grow(delta_pages);
+  context_->memory_bytes = memory_.bytes();
+  return old_pages;
+}
+
+void GuestInstance::TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message) {
+  Task& task = *current_;
+  task.left = Task::Left::kTrapped;
+  task.trap_code = code;
+  task.trap_pc = pc;
+  task.trap_message = std::move(message);
+  task.fiber->Leave();
+}
+
+// The nearest address on the stack that may be a return into a guest function, for messages: host functions
+// have no record of who called them.
+__attribute__((no_sanitize("address"))) std::uintptr_t GuestInstance::GuestProgramCounter(const void* from) const {
+  const Image& image = module_->image();
+  const auto* word = reinterpret_cast<const std::uintptr_t*>(reinterpret_cast<std::uintptr_t>(from) & ~std::uintptr_t{7});
+  const auto* top = reinterpret_cast<const std::uintptr_t*>(current_->fiber->stack().top());
+  for (; word < top; ++word) {
+    if (!image.InText(*word)) continue;
+    const std::optional<std::uint32_t> function = image.FunctionAt(*word);
+    if (function && *function >= module_->module().imported_functions()) return *word;
+  }
+  return 0;
+}
+
+TaskId GuestInstance::current_task() const { return current_ != nullptr ? current_->id : 0; }
+
+Instance::Wait GuestInstance::Block(Blocked what) {
+  Task& task = *current_;
+  if (!(context_->state.load() & abi::kCancel) && !StopWanted()) {
+    task.blocked = std::move(what);
+    task.left = Task::Left::kBlocked;
+    task.fiber->Suspend();
+  }
+  what.fds = {};  // The stack may be abandoned below: nothing on it may own memory.
+  if (context_->state.load() & abi::kCancel) {
+    TrapAt(abi::TrapCode::kCancelled, GuestProgramCounter(__builtin_frame_address(0)));
+  }
+  return StopWanted() ? Wait::kInterrupted : Wait::kReady;
+}
+
+void GuestInstance::Restart() { context_->state.fetch_or(abi::kRestart); }
+
+void GuestInstance::Exit(std::uint32_t code) {
+  current_->left = Task::Left::kExited;
+  current_->exit_code = code;
+  current_->fiber->Leave();
+}
+
+void GuestInstance::RaiseTrap(abi::TrapCode code, std::string message) {
+  TrapAt(code, GuestProgramCounter(__builtin_frame_address(0)), std::move(message));
+}
+
+}  // namespace godwit::runtime

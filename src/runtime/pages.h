@@ -1,0 +1,18 @@
+// Which pages of a linear memory a snapshot must hold: those that differ from the module's initial image.
+#pragma once
+
+#include <vector>
+
+#include "runtime/module.h"
+#include "snapshot/snapshot.h"
+
+namespace godwit::runtime {
+
+// Runs of changed pages of [base, base + bytes), pointing into it. Pages that were never touched are skipped
+// without looking at them where the system can tell.
+std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial);
+
+// Whether a page holds only zeros. `page` is aligned to 8 bytes.
+bool IsZeroPage(const std::uint8_t* page);
+
+}  // namespace godwit::runtime

@@ -44,5 +44,7 @@ void AddResumeCommand(CLI::App& app, Session& session);
 void AddBuildCommand(CLI::App& app, Session& session);
 void AddInspectCommand(CLI::App& app, Session& session);
 void AddDoctorCommand(CLI::App& app, Session& session);
+void AddUpCommand(CLI::App& app, Session& session);
+void AddDownCommand(CLI::App& app, Session& session);
 
 }  // namespace godwit::cli

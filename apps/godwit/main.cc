@@ -19,7 +19,10 @@ void AddGlobalFlags(CLI::App& app, Session& session) {
   app.add_flag("-v,--verbose", session.verbose, "Notes and progress even where stderr is no terminal");
 }
 
-void AddCommands([[maybe_unused]] CLI::App& app, [[maybe_unused]] Session& session) {}
+void AddCommands(CLI::App& app, Session& session) {
+  AddUpCommand(app, session);
+  AddDownCommand(app, session);
+}
 
 int Main(int argc, char** argv) {
   Session session;

@@ -166,7 +166,7 @@ TEST(IdsTest, BootIdsAreSixteenHexadecimalDigits) {
 TEST(RecordsTest, ComeBackFromJsonAsTheyWere) {
   DeviceRecord device{DeviceName("csd1"), DeviceClass::kCsd, "aarch64", 2, 1_GiB, 0.25, DeviceState::kCordoned,
                       BootId{~0ull}, "10.0.0.2:7000", "http://10.0.0.2:8080", {"cores", "link 1Gbit"}};
-  PackageRecord package{"sha256:aa", {{"sha256:aa", {10}}, {"sha256:bb", {20}}}};
+  PackageRecord package{"sha256:aa", {{"sha256:aa", {10}}, {"sha256:bb", {20}}}, {"aarch64", "x86_64"}};
   ServiceRecord service{ServiceName("orders"), *Manifest::FromToml(kOrders, "f"), "sha256:aa", 7};
   InstanceRecord instance{InstanceId("orders-0-x"), ServiceName("orders"), 3, DeviceName("csd1"), {9},
                           InstanceState::kFailed, "device lost", "sha256:aa"};

@@ -32,6 +32,18 @@ class Members {
     return value->get<std::string>();
   }
 
+  std::vector<std::string> Texts(const char* key) {
+    std::vector<std::string> texts;
+    const json* list = Find(key, false);
+    if (!list) return texts;
+    if (!list->is_array()) Fail(key, "must be a list of strings");
+    for (const json& item : *list) {
+      if (item.is_string()) texts.push_back(item.get<std::string>());
+      else Fail(key, "must be a list of strings");
+    }
+    return texts;
+  }
+
   std::string NameText(const char* key) {
     const std::string text = Text(key, true);
     if (const Status status = CheckName("name", text); !error_ && !status.ok()) Fail(key, status.error().message);
@@ -170,22 +182,14 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
   else record.boot_id = *boot_id;
   record.channel = in.Text("channel", true);
   record.url = in.Text("url", true);
-  if (const json* emulated = in.Find("emulated", false)) {
-    if (!emulated->is_array()) in.Fail("emulated", "must be a list of strings");
-    else {
-      for (const json& item : *emulated) {
-        if (item.is_string()) record.emulated.push_back(item.get<std::string>());
-        else in.Fail("emulated", "must be a list of strings");
-      }
-    }
-  }
+  record.emulated = in.Texts("emulated");
   return in.Finish(std::move(record));
 }
 
 std::string PackageRecord::ToJson() const {
   json list = json::array();
   for (const Blob& blob : blobs) list.push_back({{"digest", blob.digest}, {"bytes", blob.size.value}});
-  return json{{"digest", digest}, {"blobs", list}}.dump();
+  return json{{"digest", digest}, {"blobs", list}, {"isas", isas}}.dump();
 }
 
 Result<PackageRecord> PackageRecord::FromJson(std::string_view text) {
@@ -204,6 +208,7 @@ Result<PackageRecord> PackageRecord::FromJson(std::string_view text) {
       }
     }
   }
+  record.isas = in.Texts("isas");
   return in.Finish(std::move(record));
 }
 

@@ -61,7 +61,8 @@ struct PackageRecord {
     ByteCount size;      // "bytes"
   };
   std::string digest;
-  std::vector<Blob> blobs;  // The index first.
+  std::vector<Blob> blobs;        // The index first.
+  std::vector<std::string> isas;  // It has code for; set by the controller from the index.
 
   std::string ToJson() const;
   static Result<PackageRecord> FromJson(std::string_view json);

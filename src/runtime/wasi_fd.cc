@@ -178,6 +178,7 @@ Errno Calls::WriteStream(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 re
     if (out == nullptr) return Errno::kFault;
     u64 total;
     if (const Errno error = CheckVectors(memory, vectors, count, total); error != Errno::kSuccess) return error;
+    done = std::min(done, total);
     u64 begin = 0;  // Of vector i within the whole.
     bool again = false;
     for (u32 i = 0; i < count && !again; ++i) {

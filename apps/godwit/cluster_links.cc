@@ -17,6 +17,8 @@
 #include <fstream>
 #include <set>
 
+#include "subprocess.h"
+
 namespace godwit::cli {
 namespace {
 
@@ -26,56 +28,19 @@ constexpr int kNetworksMax = 200;
 constexpr std::uint64_t kTicksPerSecond = 250;
 constexpr std::uint64_t kBurstMin = 128 * 1024;
 
-std::string FindTool(std::string_view name) {
-  for (const char* folder : {"/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"}) {
-    std::string path = folder + std::string(name);
-    if (access(path.c_str(), X_OK) == 0) return path;
-  }
-  return {};
-}
-
-// Runs a tool to its end; on failure the error holds what it said.
-Status Run(const std::vector<std::string>& command) {
-  const std::string tool = FindTool(command[0]);
-  if (tool.empty()) return Unsupported(command[0] + " is not installed (Debian: iproute2)");
-  std::array<int, 2> said;
-  if (pipe2(said.data(), O_CLOEXEC) != 0) return ErrnoError("pipe");
-  const pid_t pid = fork();
-  if (pid < 0) {
-    close(said[0]);
-    close(said[1]);
-    return ErrnoError("fork");
-  }
-  if (pid == 0) {
-    dup2(said[1], STDOUT_FILENO);
-    dup2(said[1], STDERR_FILENO);
-    std::vector<char*> arguments;
-    for (const auto& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
-    arguments.push_back(nullptr);
-    execv(tool.c_str(), arguments.data());
-    _exit(127);
-  }
-  close(said[1]);
-  std::string text;
-  std::array<char, 512> part;
-  for (ssize_t n; (n = read(said[0], part.data(), part.size())) > 0;) text.append(part.data(), static_cast<std::size_t>(n));
-  close(said[0]);
-  int status = 0;
-  waitpid(pid, &status, 0);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  return Internal(fmt::format("'{}' failed: {}", fmt::join(command, " "), text));
-}
-
 }  // namespace
 
 std::optional<std::string> WhyNoNamespaces() {
   if (geteuid() != 0) return "not root";
   for (const char* tool : {"ip", "tc"}) {
-    if (FindTool(tool).empty()) return std::string(tool) + " is not installed (Debian: iproute2)";
+    if (!RunProcess({tool, "-V"}, Complaints::kCollect).ok()) return std::string(tool) + " is not installed (Debian: iproute2)";
   }
   const pid_t pid = fork();
-  if (pid == 0) _exit(unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 && Run({"ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"}).ok() ? 0 : 1);
+  if (pid == 0) {
+    const bool works = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 &&
+                       RunOrFail({"ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"}).ok();
+    _exit(works ? 0 : 1);
+  }
   int status = 1;
   if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) return "the kernel refuses network namespaces or veth here";
   return std::nullopt;
@@ -112,14 +77,14 @@ LinkPlan PlanLink(int network, int index, std::uint64_t mbps) {
 }
 
 Status CreateLink(const LinkPlan& link, pid_t process) {
-  GODWIT_TRY(Run({"ip", "link", "add", link.interface, "type", "veth", "peer", "name", link.peer}));
+  GODWIT_TRY(RunOrFail({"ip", "link", "add", link.interface, "type", "veth", "peer", "name", link.peer}));
   const std::vector<std::vector<std::string>> steps = {
       {"ip", "link", "set", link.peer, "netns", std::to_string(process)},
       {"ip", "addr", "add", link.host_address + "/30", "dev", link.interface},
       {"ip", "link", "set", link.interface, "up"},
   };
   for (const auto& step : steps) {
-    if (Status status = Run(step); !status.ok()) {
+    if (Status status = RunOrFail(step); !status.ok()) {
       RemoveLink(link.interface);
       return status;
     }
@@ -128,15 +93,15 @@ Status CreateLink(const LinkPlan& link, pid_t process) {
 }
 
 Status ConfigureInside(const LinkPlan& link) {
-  GODWIT_TRY(Run({"ip", "link", "set", "lo", "up"}));
-  GODWIT_TRY(Run({"ip", "addr", "add", link.device_address + "/30", "dev", link.peer}));
-  GODWIT_TRY(Run({"ip", "link", "set", link.peer, "up"}));
-  return Run({"ip", "route", "add", "default", "via", link.host_address});
+  GODWIT_TRY(RunOrFail({"ip", "link", "set", "lo", "up"}));
+  GODWIT_TRY(RunOrFail({"ip", "addr", "add", link.device_address + "/30", "dev", link.peer}));
+  GODWIT_TRY(RunOrFail({"ip", "link", "set", link.peer, "up"}));
+  return RunOrFail({"ip", "route", "add", "default", "via", link.host_address});
 }
 
 Status Shape(const std::string& interface, std::uint64_t mbps) {
   const std::uint64_t burst = std::max(kBurstMin, mbps * 1'000'000 / 8 / kTicksPerSecond * 2);
-  if (Status status = Run({"tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate", fmt::format("{}mbit", mbps), "burst",
+  if (Status status = RunOrFail({"tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate", fmt::format("{}mbit", mbps), "burst",
                            std::to_string(burst), "latency", "50ms"});
       !status.ok()) {
     return Unsupported(status.error().message);
@@ -145,7 +110,7 @@ Status Shape(const std::string& interface, std::uint64_t mbps) {
 }
 
 void RemoveLink(const std::string& interface) {
-  if (if_nametoindex(interface.c_str()) != 0) (void)Run({"ip", "link", "del", interface});
+  if (if_nametoindex(interface.c_str()) != 0) (void)RunOrFail({"ip", "link", "del", interface});
 }
 
 bool Forwarding() {

@@ -25,6 +25,7 @@
 #include "cluster_plan.h"
 #include "cluster_record.h"
 #include "commands.h"
+#include "subprocess.h"
 
 namespace godwit::cli {
 namespace {
@@ -43,11 +44,7 @@ struct UpOptions {
   bool detach = false;
 };
 
-fs::path OwnFolder() {
-  std::error_code error;
-  const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  return error ? fs::path("/usr/bin") : self.parent_path();
-}
+fs::path OwnFolder() { return fs::path(OwnPath()).parent_path(); }
 
 bool NativeIsAarch64() {
 #if defined(__aarch64__)
@@ -212,9 +209,9 @@ class Foreground {
 
   // The names of the devices that `godwit get devices` shows as ready; counts them in ready_.
   std::string ReadyDevices() {
-    std::string shown;
-    if (!RunSelf({"get", "devices", "-o", "json"}, &shown).ok()) return {};
-    const json list = json::parse(shown, nullptr, false);
+    const auto shown = RunProcess({OwnPath(), "get", "devices", "-o", "json"}, Complaints::kDrop);
+    if (!shown.ok() || shown->code != 0) return {};
+    const json list = json::parse(shown->output, nullptr, false);
     std::string names;
     ready_ = 0;
     if (!list.is_object() || !list.contains("items")) return {};
@@ -232,50 +229,15 @@ class Foreground {
       const fs::path manifest = services / (std::string(name) + ".toml");
       if (!fs::exists(manifest)) return NotFound(manifest.string() + " is missing: --demo needs the source tree, built by './dev demo'");
       Note(fmt::format("  deploying {}", name));
-      GODWIT_TRY(RunSelf({"apply", "-f", manifest.string()}));
+      GODWIT_TRY(RunOrFail({OwnPath(), "apply", "-f", manifest.string()}));
     }
     return {};
   }
 
-  // Runs this program with other arguments; what it prints goes to our own standard output, or, with its complaints left
-  // out, to `captured`.
-  Status RunSelf(std::vector<std::string> arguments, std::string* captured = nullptr) const {
-    arguments.insert(arguments.begin(), "/proc/self/exe");
-    std::array<int, 2> output = {-1, -1};
-    if (captured != nullptr && pipe2(output.data(), O_CLOEXEC) != 0) return ErrnoError("pipe");
-    const pid_t pid = fork();
-    if (pid < 0) return ErrnoError("fork");
-    if (pid == 0) {
-      if (captured != nullptr) {
-        dup2(output[1], STDOUT_FILENO);
-        dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
-      }
-      sigset_t none;
-      sigemptyset(&none);
-      sigprocmask(SIG_SETMASK, &none, nullptr);
-      std::vector<char*> raw;
-      for (auto& word : arguments) raw.push_back(word.data());
-      raw.push_back(nullptr);
-      execv(raw[0], raw.data());
-      _exit(127);
-    }
-    if (captured != nullptr) {
-      close(output[1]);
-      std::array<char, 4096> part;
-      for (ssize_t n; (n = read(output[0], part.data(), part.size())) > 0;) captured->append(part.data(), static_cast<std::size_t>(n));
-      close(output[0]);
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return {};
-    return Internal(fmt::format("'godwit {}' failed", arguments.size() > 1 ? arguments[1] : ""));
-  }
-
   void Announce() const {
-    if (!session_.quiet) {
-      std::fflush(stdout);
-      (void)RunSelf({"get", "devices", "-o", session_.output});
-    }
+    const auto devices = RunProcess({OwnPath(), "get", "devices", "-o", session_.output}, Complaints::kPassOn);
+    if (devices.ok() && !session_.quiet) std::fputs(devices->output.c_str(), stdout);
+    std::fflush(stdout);
     Note(fmt::format("\nThe cluster is ready: {}\n"
                      "  godwit deploy hello.wasm --name hello --route /hello\n"
                      "  godwit invoke hello\n"

@@ -25,7 +25,7 @@ class Calls;
 }
 
 struct Preopen {
-  std::string host;   // Folder on this machine.
+  std::string host;   // Folder on this machine; kept as an absolute path.
   std::string guest;  // Name the guest sees, for example "/data" or ".".
   bool read_only = false;  // Changes fail with EROFS, as on a file system mounted read-only.
 };
@@ -58,7 +58,7 @@ class Wasi final : public HostModule {
   static constexpr std::uint32_t kVectorsMax = 1024;          // iovecs in one call
   static constexpr std::uint32_t kSubscriptionsMax = 4096;    // in one poll_oneoff
   static constexpr std::size_t kArgumentBytesMax = 2 << 20;   // args and env together
-  static constexpr std::size_t kDirectoryEntriesMax = 1 << 20;  // of one open listing
+  static constexpr std::size_t kDirectoryEntriesMax = 1 << 20;  // of all open listings together
 
   // kNotFound or kPermissionDenied naming a folder; kInvalidArgument for a NUL in args or env, an empty guest
   // path, or more than kArgumentBytesMax of args and env.

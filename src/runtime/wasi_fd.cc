@@ -386,12 +386,17 @@ Errno Calls::List(Descriptor& directory) {
   const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(again.get()), &::closedir);
   if (!stream) return FromHostErrno(errno);
   (void)again.release();
+  directory.listing.reset();
+  std::size_t listed = 0;
+  for (const auto& other : state_.descriptors) {
+    if (other && other->listing) listed += other->listing->size();
+  }
   std::vector<ListedEntry> entries;
   for (;;) {
     errno = 0;
     const dirent* entry = ::readdir(stream.get());
     if (entry == nullptr) break;
-    if (entries.size() >= Wasi::kDirectoryEntriesMax) return Errno::kNoMem;
+    if (listed + entries.size() >= Wasi::kDirectoryEntriesMax) return Errno::kNoMem;
     static_assert(DT_DIR == (S_IFDIR >> 12) && DT_REG == (S_IFREG >> 12), "d_type holds the mode's type bits");
     entries.push_back({entry->d_name, entry->d_ino, FileTypeOfMode(static_cast<u32>(entry->d_type) << 12)});
   }

@@ -147,7 +147,7 @@ Errno Calls::path_open(GuestCall& call, u32 fd, u32 lookup, u32 path, u32 path_b
   opened.access = write ? (read ? Access::kReadWrite : Access::kWrite) : Access::kRead;
   int host_flags = (write ? (read ? O_RDWR : O_WRONLY) : O_RDONLY) | HostFlags(flags) | O_NOFOLLOW | O_CLOEXEC |
                    O_NOCTTY | O_NONBLOCK;  // Never to wait for a FIFO that got here in between.
-  if (create) host_flags |= O_CREAT;
+  if (create && !ReadOnly(*directory)) host_flags |= O_CREAT;
   if (exclusive) host_flags |= O_EXCL;
   if (truncate) host_flags |= O_TRUNC;
   if (wants_directory) host_flags |= O_DIRECTORY;

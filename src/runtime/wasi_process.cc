@@ -122,8 +122,9 @@ Errno Calls::random_get(GuestCall& call, u32 buffer, u32 bytes) {
 }
 
 Errno Calls::sched_yield(GuestCall& call) {
-  // A deadline that has passed: the owner may run another task of this instance first.
-  call.Block(Blocked{{}, std::chrono::steady_clock::time_point{}});
+  // A deadline that is now: the owner may run another task of this instance first.
+  const auto now = std::chrono::nanoseconds(static_cast<std::int64_t>(options_.clock->Monotonic()));
+  call.Block(Blocked{{}, std::chrono::steady_clock::time_point(now)});
   return Errno::kSuccess;  // An interruption needs no second call.
 }
 

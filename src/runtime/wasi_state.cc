@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <set>
+#include <filesystem>
 
 #include "runtime/wasi_calls.h"
 #include "runtime/wasi_generated.h"
@@ -13,6 +13,10 @@ namespace godwit::runtime::wasi {
 namespace {
 
 constexpr std::uint32_t kStateVersion = 1;
+// More than Save() writes at most: entries of listings, variables, descriptors, folders, interrupted calls.
+constexpr flatbuffers::uoffset_t kTablesMax = 4 << 20;
+constexpr flatbuffers::uoffset_t kDepthMax = 8;
+static_assert(Wasi::kDirectoryEntriesMax + Wasi::kArgumentBytesMax / 4 + 8192 < kTablesMax);
 
 std::string StringOf(const flatbuffers::String* text) { return text == nullptr ? std::string() : text->str(); }
 
@@ -94,8 +98,13 @@ Result<std::unique_ptr<Calls>> Calls::Create(WasiOptions options) {
       return InvalidArgument("WASI: folder " + preopen.host + " needs a guest path of 1 to 4096 bytes");
     }
     GODWIT_ASSIGN(HostFd host, OpenFolder(preopen));
+    // A snapshot may be resumed with another working directory.
+    std::error_code failed;
+    Preopen absolute = preopen;
+    absolute.host = std::filesystem::canonical(preopen.host, failed).string();
+    if (failed) return InvalidArgument("WASI: folder " + preopen.host + ": " + failed.message());
     state.descriptors.emplace_back(PreopenDescriptor(static_cast<std::uint32_t>(state.folders.size())));
-    state.folders.push_back({preopen, std::move(host)});
+    state.folders.push_back({std::move(absolute), std::move(host)});
   }
   state.monotonic.host = calls->options_.clock->Monotonic();
   state.cpu.host = calls->options_.clock->Cpu();
@@ -200,7 +209,7 @@ Result<Descriptor> Calls::Reopen(const State& state, Descriptor saved, u64 offse
 }
 
 Status Calls::Load(ByteView bytes) {
-  flatbuffers::Verifier verifier(bytes.data(), bytes.size());
+  flatbuffers::Verifier verifier(bytes.data(), bytes.size(), kDepthMax, kTablesMax);
   if (!fbs::VerifyWasiStateBuffer(verifier)) return Corrupt("WASI state: not a valid description");
   const fbs::WasiState& saved = *fbs::GetWasiState(bytes.data());
   if (saved.version() != kStateVersion) {
@@ -249,6 +258,7 @@ Status Calls::Load(ByteView bytes) {
       state.folders.push_back({std::move(preopen), std::move(host).value()});
     }
   }
+  std::size_t listed = 0;
   if (saved.descriptors() != nullptr) {
     for (const auto* from : *saved.descriptors()) {
       const std::string where = "WASI state: descriptor " + std::to_string(from->fd());
@@ -286,7 +296,8 @@ Status Calls::Load(ByteView bytes) {
       if (from->listed()) {
         d.listing.emplace();
         const std::size_t entries = from->listing() == nullptr ? 0 : from->listing()->size();
-        if (!d.is_directory() || entries > Wasi::kDirectoryEntriesMax) return Corrupt(where + ": bad listing");
+        listed += entries;
+        if (!d.is_directory() || listed > Wasi::kDirectoryEntriesMax) return Corrupt(where + ": bad listing");
         for (std::size_t i = 0; i < entries; ++i) {
           const auto* entry = from->listing()->Get(static_cast<u32>(i));
           if (entry->type() > static_cast<std::uint8_t>(FileType::kSymbolicLink)) {

@@ -73,6 +73,30 @@ TEST_F(WasiStateTest, AFolderMappedAnewIsUsedInsteadOfTheSnapshots) {
   EXPECT_EQ(Read(4, 100), "er machine");
 }
 
+TEST_F(WasiStateTest, AFolderGivenByARelativePathIsFoundFromAnywhere) {
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(root_);
+  WasiOptions options = Options();
+  options.preopens = {{"./data", "/data"}};
+  Start(std::move(options));
+  Write(Create("file"), "text");
+  std::filesystem::current_path("/");
+  Move();
+  std::filesystem::current_path(before);
+  EXPECT_EQ(Tell(4), 4u);
+}
+
+TEST_F(WasiStateTest, ADeviceIsAStreamThatIsOpenedAgain) {
+  WasiOptions options = Options();
+  options.preopens = {{"/dev", "/dev"}};
+  Start(std::move(options));
+  const u32 fd = Open("zero", 0, kReadRights | right::kFdWrite);
+  Move();
+  EXPECT_EQ(Read(fd, 3), std::string(3, '\0'));
+  Write(fd, "gone");
+  EXPECT_EQ(calls().fd_seek(guest_, fd, 0, kSeekSet, kOut), Errno::kSPipe);
+}
+
 TEST_F(WasiStateTest, FoldersThatWereNotMappedAreRefusedWhereSnapshotsAreNotTrusted) {
   auto saved = wasi_->Save();
   ASSERT_TRUE(saved.ok());

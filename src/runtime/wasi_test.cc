@@ -1,5 +1,6 @@
 #include "runtime/wasi.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "runtime/wasi_fake_guest.h"
@@ -224,7 +225,22 @@ TEST_F(WasiTest, GivesTheLowestFreeDescriptorUpToTheLimit) {
   ASSERT_EQ(calls().fd_close(guest_, a), Errno::kSuccess);
   EXPECT_EQ(calls().fd_close(guest_, a), Errno::kBadF);
   EXPECT_EQ(Open("file"), a);
-  for (u32 fd = b + 1; fd < 300; ++fd) ASSERT_EQ(Open("file"), fd);
+  rlimit limit;
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const rlim_t before = limit.rlim_cur;
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  ASSERT_GT(limit.rlim_max, Wasi::kDescriptorsMax + 100) << "this machine allows too few open files";
+  for (u32 fd = b + 1; fd < Wasi::kDescriptorsMax; ++fd) ASSERT_EQ(Open("file"), fd);
+  EXPECT_EQ(TryOpen("new", kOpenCreate), Errno::kMFile);
+  EXPECT_FALSE(std::filesystem::exists(data() / "new"));
+  ASSERT_EQ(calls().fd_close(guest_, 500), Errno::kSuccess);
+  EXPECT_EQ(Open("file"), 500u);
+  Move();
+  EXPECT_EQ(TryOpen("file"), Errno::kMFile);
+  wasi_.reset();
+  limit.rlim_cur = before;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 TEST_F(WasiTest, RenumberMovesADescriptorOverAnother) {

@@ -1,5 +1,7 @@
 #include "compiler/describe.h"
 
+#include <wabt/cast.h>
+
 #include "compiler/translate.h"
 #include "package/module_generated.h"
 
@@ -127,10 +129,10 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
   }
   functions.emplace_back(0, static_cast<std::uint32_t>(records.size()));
 
-  std::vector<flatbuffers::Offset<fbs::Table>> tables;
+  std::vector<flatbuffers::Offset<fbs::TableType>> tables;
   for (std::size_t i = ir.num_table_imports; i < ir.tables.size(); ++i) {
     const wabt::Limits& limits = ir.tables[i]->elem_limits;
-    tables.push_back(fbs::CreateTable(b, Convert(ir.tables[i]->elem_type), limits.initial, limits.max, limits.has_max));
+    tables.push_back(fbs::CreateTableType(b, Convert(ir.tables[i]->elem_type), limits.initial, limits.max, limits.has_max));
   }
   std::vector<flatbuffers::Offset<fbs::Memory>> memories;
   for (std::size_t i = ir.num_memory_imports; i < ir.memories.size(); ++i) {

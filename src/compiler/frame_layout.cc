@@ -64,6 +64,15 @@ std::uint32_t FrameLayout::Take(Type* stored, bool memory_pointer) {
   return offset;
 }
 
+void FrameLayout::Skip(Type* type) {
+  if (auto* structure = llvm::dyn_cast<llvm::StructType>(type)) {
+    for (Type* element : structure->elements()) Skip(element);
+    return;
+  }
+  const bool pointer = type->getScalarType()->isPointerTy();
+  Take(StoredType(type), pointer && AddressSpace(type) == kMemorySpace);
+}
+
 void FrameLayout::Spill(AbiIr& abi, llvm::IRBuilderBase& b, Value* frame, Value* value, Value* context,
                         Value* memory) {
   Type* type = value->getType();

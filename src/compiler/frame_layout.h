@@ -23,6 +23,9 @@ class FrameLayout {
   llvm::Value* Restore(AbiIr& abi, llvm::IRBuilderBase& b, llvm::Value* frame, llvm::Type* type, llvm::Value* context,
                        llvm::Value* memory);
 
+  // Counts a value of `type` without emitting anything.
+  void Skip(llvm::Type* type);
+
   std::uint32_t bytes() const { return bytes_; }
   const std::vector<std::uint32_t>& memory_pointers() const { return memory_pointers_; }
 

@@ -12,8 +12,11 @@
 #include <llvm/Transforms/Utils/Local.h>
 #include <llvm/Transforms/Utils/PromoteMemToReg.h>
 
+#include <optional>
+
 #include "compiler/frame_layout.h"
 #include "compiler/liveness.h"
+#include "compiler/memory_frame.h"
 #include "compiler/stop_sites.h"
 
 namespace godwit::compiler {
@@ -30,6 +33,9 @@ using llvm::Value;
 // A live value is recomputed on resume rather than stored if it is at most this many steps from stored ones.
 constexpr int kRecomputeSteps = 4;
 
+// A function whose safepoints store more values than this in all keeps them in a memory frame.
+constexpr std::size_t kInlineRootsMax = 512;
+
 struct Site {
   SafepointKind kind;
   Instruction* at;                    // The safepoint is just before it.
@@ -37,6 +43,18 @@ struct Site {
   std::vector<Value*> roots;          // Live values that the frame holds, in order.
   std::vector<Instruction*> derived;  // Live values recomputed from them, in order of dependence.
 };
+
+std::uint32_t PaddedPayload(const Site& site) {
+  FrameLayout layout;
+  for (Value* root : site.roots) layout.Skip(root->getType());
+  return (layout.bytes() + 7) / 8 * 8;
+}
+
+SafepointRecord RecordOf(const Site& site) {
+  FrameLayout layout;
+  for (Value* root : site.roots) layout.Skip(root->getType());
+  return {site.kind, layout.bytes(), layout.memory_pointers()};
+}
 
 bool IsRecomputable(const Instruction& instruction) {
   if (auto* binary = llvm::dyn_cast<llvm::BinaryOperator>(&instruction)) {
@@ -88,9 +106,9 @@ class Instrumenter {
     BasicBlock* proceed;   // After the safepoint.
   };
 
-  // Splits before `at`; `value(root)` gives what to store for each root at the place of the spill.
-  template <typename ValueOf>
-  Blocks Insert(Instruction* at, std::uint32_t number, const Site& site, ValueOf value, SafepointRecord* record) {
+  // Splits before `at`; `spill(b, frame)` emits the stores of the frame's values.
+  template <typename Spill>
+  Blocks Insert(Instruction* at, std::uint32_t number, const Site& site, Spill spill_values) {
     BasicBlock* check = at->getParent()->splitBasicBlock(at->getIterator(), "check");
     BasicBlock* proceed = check->splitBasicBlock(at->getIterator(), "proceed");
     check->getTerminator()->eraseFromParent();
@@ -113,15 +131,13 @@ class Instrumenter {
 
     b.SetInsertPoint(spill);
     Value* frame = abi_.LoadField(b, context_, abi_.ptr, offsetof(abi::Context, capture_top));
-    FrameLayout layout;
-    for (Value* root : site.roots) layout.Spill(abi_, b, frame, value(root, b), context_, memory_);
-    const std::uint64_t padded = (layout.bytes() + 7) / 8 * 8;
+    spill_values(b, frame);
+    const std::uint64_t padded = PaddedPayload(site);
     b.CreateAlignedStore(b.getInt64(std::uint64_t(number) << 32 | index_), b.CreateConstGEP1_64(abi_.i8, frame, padded),
                          llvm::Align(8));
     b.CreateAlignedStore(b.CreateConstGEP1_64(abi_.i8, frame, padded + 8),
                          abi_.FieldAddress(b, context_, offsetof(abi::Context, capture_top)), llvm::Align(8));
     b.CreateBr(ReturnBlock());
-    if (record) *record = {site.kind, layout.bytes(), layout.memory_pointers()};
     return {check, proceed};
   }
 
@@ -157,8 +173,10 @@ class Instrumenter {
 // fills the slots and jumps behind the safepoint, and promoting the slots again leaves SSA repair to LLVM.
 class CloneBuilder {
  public:
-  CloneBuilder(AbiIr& abi, Function& original, std::uint32_t index, const std::vector<Site>& sites)
-      : abi_(abi), sites_(sites), index_(index) {
+  // `frame`: the original's memory frame, or null.
+  CloneBuilder(AbiIr& abi, Function& original, std::uint32_t index, const std::vector<Site>& sites,
+               const MemoryFrame* frame)
+      : abi_(abi), sites_(sites), index_(index), frame_(frame) {
     clone_ = Function::Create(abi.ResumeType(original.getReturnType()), llvm::GlobalValue::ExternalLinkage,
                               ResumeName(index), abi.module);
     clone_->setVisibility(llvm::GlobalValue::HiddenVisibility);
@@ -179,14 +197,23 @@ class CloneBuilder {
   }
 
   void Build() {
+    Value *context = clone_->getArg(0), *memory = clone_->getArg(1);
+    if (frame_) {
+      frame_slot_ = llvm::cast<AllocaInst>(Mapped(frame_->slot()));
+      frame_slot_->moveBefore(*entry_, entry_->begin());
+    }
     Instrumenter instrumenter(abi_, *clone_, index_);
     std::vector<Instrumenter::Blocks> blocks;
     for (std::uint32_t i = 0; i < sites_.size(); ++i) {
-      auto* place = llvm::cast<Instruction>(Mapped(sites_[i].at));
-      auto value = [&](Value* root, IRBuilder<>&) { return Mapped(root); };
-      blocks.push_back(instrumenter.Insert(place, i, sites_[i], value, nullptr));
+      const Site& site = sites_[i];
+      auto spill = [&](IRBuilder<>& b, Value* frame) {
+        if (frame_) return frame_->CopyOut(b, frame_slot_, site.roots, frame);
+        FrameLayout layout;
+        for (Value* root : site.roots) layout.Spill(abi_, b, frame, Mapped(root), context, memory);
+      };
+      blocks.push_back(instrumenter.Insert(llvm::cast<Instruction>(Mapped(site.at)), i, site, spill));
     }
-    MakeSlots();  // After the checks: what they spill and what follows them must read the slots.
+    if (!frame_) MakeSlots();  // After the checks: what they spill and what follows them must read the slots.
     MakeEntry(blocks);
     llvm::removeUnreachableBlocks(*clone_);
     std::vector<AllocaInst*> slots;
@@ -246,29 +273,12 @@ class CloneBuilder {
       BasicBlock* restore = BasicBlock::Create(abi_.llvm, "restore", clone_);
       choose->addCase(b.getInt32(i), restore);
       IRBuilder<> r(restore);
-      const std::uint32_t payload = PayloadBytes(site);
-      Value* frame = r.CreateConstGEP1_64(abi_.i8, top, -static_cast<std::int64_t>((payload + 7) / 8 * 8 + 8));
+      Value* frame = r.CreateConstGEP1_64(abi_.i8, top, -static_cast<std::int64_t>(PaddedPayload(site) + 8));
       r.CreateAlignedStore(frame, top_address, llvm::Align(8));
-      FrameLayout layout;
-      llvm::DenseMap<Value*, Value*> restored;
-      for (Value* root : site.roots) {
-        Value* value = layout.Restore(abi_, r, frame, root->getType(), context, memory);
-        restored[root] = value;
-        r.CreateStore(value, slots_[Mapped(root)]);
-      }
-      for (Instruction* derived : site.derived) {
-        Instruction* copy = derived->clone();
-        copy->dropUnknownNonDebugMetadata();
-        for (llvm::Use& operand : copy->operands()) {
-          if (auto found = restored.find(operand.get()); found != restored.end()) {
-            operand.set(found->second);
-          } else if (Value* mapped = map_.lookup(operand.get())) {
-            operand.set(mapped);  // Context or memory.
-          }
-        }
-        r.Insert(copy);
-        restored[derived] = copy;
-        r.CreateStore(copy, slots_[Mapped(derived)]);
+      if (frame_) {
+        frame_->CopyIn(r, frame_slot_, site.roots, frame);
+      } else {
+        RestoreToSlots(r, site, frame);
       }
       if (site.call) {
         // The callee was captured too if frames are left: its clone takes its place.
@@ -279,7 +289,11 @@ class CloneBuilder {
         Value* code = r.CreateCall(abi_.OpaqueBuiltin(Builtin::kNextResume), {context});
         llvm::Type* type = site.call->getType();
         Value* result = r.CreateCall(abi_.ResumeType(type), code, {context, memory});
-        if (!site.call->use_empty()) r.CreateStore(result, slots_[Mapped(site.call)]);
+        if (frame_ && frame_->Holds(site.call)) {
+          frame_->Write(r, frame_slot_, site.call, result, context, memory);
+        } else if (auto slot = slots_.find(Mapped(site.call)); slot != slots_.end()) {
+          r.CreateStore(result, slot->second);
+        }
         r.CreateBr(blocks[i].check);
       } else {
         r.CreateBr(blocks[i].proceed);
@@ -287,21 +301,35 @@ class CloneBuilder {
     }
   }
 
-  std::uint32_t PayloadBytes(const Site& site) {
+  void RestoreToSlots(IRBuilder<>& r, const Site& site, Value* frame) {
     FrameLayout layout;
-    BasicBlock* scratch = BasicBlock::Create(abi_.llvm, "", clone_);
-    IRBuilder<> b(scratch);
-    Value* nowhere = llvm::PoisonValue::get(abi_.ptr);
+    llvm::DenseMap<Value*, Value*> restored;
     for (Value* root : site.roots) {
-      layout.Restore(abi_, b, nowhere, root->getType(), clone_->getArg(0), clone_->getArg(1));
+      Value* value = layout.Restore(abi_, r, frame, root->getType(), clone_->getArg(0), clone_->getArg(1));
+      restored[root] = value;
+      r.CreateStore(value, slots_[Mapped(root)]);
     }
-    scratch->eraseFromParent();
-    return layout.bytes();
+    for (Instruction* derived : site.derived) {
+      Instruction* copy = derived->clone();
+      copy->dropUnknownNonDebugMetadata();
+      for (llvm::Use& operand : copy->operands()) {
+        if (auto found = restored.find(operand.get()); found != restored.end()) {
+          operand.set(found->second);
+        } else if (Value* mapped = map_.lookup(operand.get())) {
+          operand.set(mapped);  // Context or memory.
+        }
+      }
+      r.Insert(copy);
+      restored[derived] = copy;
+      r.CreateStore(copy, slots_[Mapped(derived)]);
+    }
   }
 
   AbiIr& abi_;
   const std::vector<Site>& sites_;
   std::uint32_t index_;
+  const MemoryFrame* frame_;
+  AllocaInst* frame_slot_ = nullptr;
   Function* clone_;
   BasicBlock* entry_;
   llvm::ValueToValueMapTy map_;
@@ -339,6 +367,27 @@ Status CheckHoldable(const Function& function, const Site& site) {
   return {};
 }
 
+// Moves the sites' values to a memory frame; each site's place becomes an anchor of its own.
+MemoryFrame UseMemoryFrame(AbiIr& abi, Function& function, std::vector<Site>& sites) {
+  std::vector<Instruction*> anchors;
+  llvm::SetVector<Value*> roots;
+  llvm::SetVector<Instruction*> derived;
+  for (Site& site : sites) {
+    BasicBlock* block = site.at->getParent();
+    if (&block->front() != site.at) block = block->splitBasicBlock(site.at->getIterator(), "site");
+    site.at = IRBuilder<>(block, block->begin()).CreateIntrinsic(llvm::Intrinsic::donothing, {}, {});
+    anchors.push_back(site.at);
+    roots.insert(site.roots.begin(), site.roots.end());
+    derived.insert(site.derived.begin(), site.derived.end());
+  }
+  // In order of definition, so that operands come before what is recomputed from them.
+  std::vector<Instruction*> always_derived;
+  for (Instruction& instruction : llvm::instructions(function)) {
+    if (derived.contains(&instruction) && !roots.contains(&instruction)) always_derived.push_back(&instruction);
+  }
+  return MemoryFrame(abi, function, roots.getArrayRef().vec(), always_derived, anchors);
+}
+
 }  // namespace
 
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
@@ -356,14 +405,23 @@ Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
     for (CallInst* call : found.calls) add(SafepointKind::kCall, call->getNextNode(), call);
     for (const Site& site : sites) GODWIT_TRY(CheckHoldable(function, site));
 
-    CloneBuilder clone(abi, function, index, sites);
-    clone.Build();
+    std::size_t roots = 0;
+    for (const Site& site : sites) roots += site.roots.size();
+    std::optional<MemoryFrame> memory_frame;
+    if (roots > kInlineRootsMax) memory_frame.emplace(UseMemoryFrame(abi, function, sites));
+
+    CloneBuilder(abi, function, index, sites, memory_frame ? &*memory_frame : nullptr).Build();
     FunctionSafepoints& records = result.emplace_back(FunctionSafepoints{index, {}});
-    records.safepoints.resize(sites.size());
     Instrumenter instrumenter(abi, function, index);
     for (std::uint32_t i = 0; i < sites.size(); ++i) {
-      instrumenter.Insert(sites[i].at, i, sites[i], [](Value* root, IRBuilder<>&) { return root; },
-                          &records.safepoints[i]);
+      const Site& site = sites[i];
+      auto spill = [&](IRBuilder<>& b, Value* frame) {
+        if (memory_frame) return memory_frame->CopyOut(b, memory_frame->slot(), site.roots, frame);
+        FrameLayout layout;
+        for (Value* root : site.roots) layout.Spill(abi, b, frame, root, function.getArg(0), function.getArg(1));
+      };
+      instrumenter.Insert(site.at, i, site, spill);
+      records.safepoints.push_back(RecordOf(site));
     }
   }
   StripInferredFacts(abi);

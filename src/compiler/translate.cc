@@ -50,7 +50,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
 
  private:
   using R = wabt::Result;
-  static constexpr R kOk{wabt::Result::Ok};
+  static constexpr wabt::Result::Enum kOk = wabt::Result::Ok;
 
   R Fail(Error error) {
     if (!error_) error_ = std::move(error);

@@ -46,5 +46,6 @@ void AddInspectCommand(CLI::App& app, Session& session);
 void AddDoctorCommand(CLI::App& app, Session& session);
 void AddUpCommand(CLI::App& app, Session& session);
 void AddDownCommand(CLI::App& app, Session& session);
+void AddBenchCommand(CLI::App& app, Session& session);
 
 }  // namespace godwit::cli

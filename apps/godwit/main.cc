@@ -22,6 +22,7 @@ void AddGlobalFlags(CLI::App& app, Session& session) {
 void AddCommands(CLI::App& app, Session& session) {
   AddUpCommand(app, session);
   AddDownCommand(app, session);
+  AddBenchCommand(app, session);
 }
 
 int Main(int argc, char** argv) {

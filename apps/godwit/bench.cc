@@ -1,0 +1,131 @@
+// godwit bench: picks the benchmark, and writes what all of them report.
+#include "bench.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "subprocess.h"
+
+namespace godwit::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string FirstLine(const std::string& file, const std::string& prefix) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with(prefix)) {
+      const auto colon = line.find(": ");
+      return colon == std::string::npos ? line : line.substr(colon + 2);
+    }
+  }
+  return {};
+}
+
+json Document(const std::string& bench, const std::string& source, const json& results) {
+  std::string commit = "unknown";
+  if (const auto git = RunProcess({"git", "-C", source, "describe", "--always", "--dirty", "--abbrev=12"}, Complaints::kDrop); git.ok() && git->code == 0) {
+    commit = git->output.substr(0, git->output.find('\n'));
+  }
+  utsname system{};
+  uname(&system);
+  return {{"bench", bench},
+          {"commit", commit},
+          {"machine",
+           {{"isa", kThisIsa},
+            {"processor", FirstLine("/proc/cpuinfo", "model name")},
+            {"cores", sysconf(_SC_NPROCESSORS_ONLN)},
+            {"memory_bytes", sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE)},
+            {"kernel", std::string(system.sysname) + " " + system.release}}},
+          {"results", results}};
+}
+
+std::string Escape(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    if (c == '<') out += "&lt;";
+    else if (c == '&') out += "&amp;";
+    else out += c;
+  }
+  return out;
+}
+
+// Bars are as long as medians, relative to the case's longest; a thin line marks min to max.
+std::string Bars(const json& result) {
+  std::vector<std::pair<std::string, json>> series = {{"ours", result["ours"]}};
+  for (const auto& [name, value] : result["baselines"].items()) series.emplace_back(name, value);
+  double longest = 0;
+  for (const auto& [name, value] : series) longest = std::max(longest, value["max"].get<double>());
+  if (longest <= 0) longest = 1;
+  const double scale = 420 / longest;
+  std::string svg = fmt::format("<svg width=\"760\" height=\"{}\">", series.size() * 22 + 4);
+  int y = 2;
+  for (const auto& [name, value] : series) {
+    const double median = value["median"], low = value["min"], high = value["max"];
+    svg += fmt::format(
+        "<text x=\"0\" y=\"{}\">{}</text><rect x=\"130\" y=\"{}\" width=\"{:.1f}\" height=\"14\" class=\"{}\"/>"
+        "<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{}\" y2=\"{}\"/><text x=\"560\" y=\"{}\">{:.3f} ({:.3f}-{:.3f})</text>",
+        y + 12, Escape(name), y, median * scale, name == "ours" ? "ours" : "other", 130 + low * scale, 130 + high * scale, y + 7, y + 7, y + 12, median,
+        low, high);
+    y += 22;
+  }
+  return svg + "</svg>";
+}
+
+}  // namespace
+
+std::string BenchDocument(const std::string& bench, const std::string& source, const json& results) {
+  return Document(bench, source, results).dump(2);
+}
+
+Status WriteBenchPage(const std::string& bench, const std::string& source, const json& results, const std::string& file) {
+  const json document = Document(bench, source, results);
+  std::ofstream out(file);
+  out << "<!doctype html><meta charset=\"utf-8\"><title>godwit bench " << bench << "</title><style>body{font:14px sans-serif;margin:2em}"
+      << "text{font:12px sans-serif}.ours{fill:#27a}.other{fill:#bbb}line{stroke:#222}</style><h1>godwit bench " << bench << "</h1><p>commit "
+      << Escape(document["commit"].get<std::string>()) << ", " << Escape(document["machine"].dump()) << "</p>";
+  for (const json& result : results) {
+    std::string title;
+    for (const auto& [key, value] : result["case"].items()) title += (title.empty() ? "" : ", ") + value.get<std::string>();
+    out << "<h3>" << Escape(title) << ": " << Escape(result["metric"].get<std::string>()) << " [" << Escape(result["unit"].get<std::string>())
+        << "], " << result["better"].get<std::string>() << " is better</h3>" << Bars(result);
+  }
+  out << "<h2>Numbers</h2><pre>" << Escape(document.dump(2)) << "</pre>\n";
+  out.flush();
+  if (!out) return Internal("cannot write " + file);
+  return {};
+}
+
+void AddBenchCommand(CLI::App& app, Session& session) {
+  auto* command = app.add_subcommand("bench", "Run a benchmark");
+  command->require_subcommand(1);
+  auto options = std::make_shared<BenchOptions>();
+  options->source = (fs::path(OwnPath()).parent_path() / "../../bench").lexically_normal().string();
+  auto* engine = command->add_subcommand("engine", "Safepointed code against code without safepoints, and against native code");
+  engine->add_option("--source", options->source, "The source tree's bench folder");
+  engine->add_option("--html", options->html, "Also write a page with plots");
+  engine->add_option("--rounds", options->rounds, "Processes of each variant of each kernel (5)");
+  engine->add_option("--only", options->only, "These kernels")->delimiter(',');
+  engine->footer(
+      "Examples:\n"
+      "  godwit bench engine\n"
+      "  godwit bench engine --only sieve,fib --rounds 9 -o json");
+  engine->callback([&session, options] {
+    session.action = [&session, options] {
+      options->json = session.json();
+      options->progress = !session.quiet;
+      return BenchEngine(*options);
+    };
+  });
+}
+
+}  // namespace godwit::cli

@@ -1,0 +1,35 @@
+// Benchmarks: what they have in common, which is how they are told what to do and how they report (INTERFACES).
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "commands.h"
+
+namespace godwit::cli {
+
+#if defined(__aarch64__)
+inline constexpr const char* kThisIsa = "aarch64";
+#else
+inline constexpr const char* kThisIsa = "x86_64";
+#endif
+
+struct BenchOptions {
+  std::string source;             // The source tree's bench/.
+  std::string html;               // Also write a page with plots here, unless empty.
+  std::vector<std::string> only;  // These cases; empty: all.
+  int rounds = 5;
+  bool json = false;
+  bool progress = true;
+};
+
+Result<int> BenchEngine(const BenchOptions& options);
+
+// {"bench","commit","machine","results"}: the document of one benchmark.
+std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);
+// The same as a page of its own: a bar per case and series, with its spread, and the numbers below.
+Status WriteBenchPage(const std::string& bench, const std::string& source, const nlohmann::json& results, const std::string& file);
+
+}  // namespace godwit::cli

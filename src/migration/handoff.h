@@ -53,6 +53,7 @@ enum class Ownership : std::uint8_t {
   kPromised,     // Never accepted, and never will be.
   kAccepted,     // Accepted; its copy runs; the store does not have it yet.
   kConfirmed,    // The store has it as owner.
+  kDestroyed,    // Accepted; the store refused to confirm; its copy is gone.
 };
 std::string_view ToString(Ownership value);
 
@@ -98,7 +99,9 @@ struct TargetLeaseExpired {};
 // Answers of the store. StoreShows is the instance record as read.
 struct StoreShows { model::DeviceName owner; model::Epoch epoch; };
 struct ClaimWon {};
-struct ClaimLost { model::DeviceName owner; };  // Empty: the instance is no more.
+// Refused for good. `owner` as the store has it: empty, the instance is no more; this device, the store has ended
+// the migration and confirms nobody.
+struct ClaimLost { model::DeviceName owner; };
 
 using Event = std::variant<Start, IntentWritten, IntentRefused, Captured, CaptureFailed, StateSent, CancelRequested,
                            DeadlinePassed, RetryDue, PrepareReplied, CommitReplied, OwnerAnswered, Confirmed,
@@ -172,6 +175,7 @@ class Source {
   std::optional<SourcePhase> end_after_stop_;  // Ends so when the stop that is under way is complete.
   bool channel_lost_ = false;    // After the token was sent.
   bool demand_promise_ = false;
+  bool target_destroyed_ = false;
   bool lost_ = false;
   std::string error_;
 };

@@ -195,6 +195,16 @@ TEST(SourceTest, LearnsFromTheStoreThatTheTargetOwns) {
   }
 }
 
+TEST(SourceTest, GoesOnWhenTheStoreConfirmsNobodyAndTheTargetHasDestroyedItsCopy) {
+  Source s = SourceIn(SourcePhase::kResuming);
+  EXPECT_TRUE(Find<source::AskStore>(MustStep(s, source::OwnerAnswered{kToken, Ownership::kDestroyed, kBoot})));
+  EXPECT_TRUE(Find<source::ResumeLocally>(MustStep(s, source::StoreShows{kSelf, model::Epoch{3}})));
+  Source claiming = SourceIn(SourcePhase::kClaiming);
+  const auto actions = MustStep(claiming, source::ClaimLost{kSelf});
+  ASSERT_TRUE(Find<source::ResumeLocally>(actions));
+  EXPECT_EQ(Find<source::ResumeLocally>(actions)->epoch, model::Epoch{3});
+}
+
 TEST(SourceTest, CannotBeCancelledAfterTheToken) {
   for (const SourcePhase phase : {SourcePhase::kCommitting, SourcePhase::kResuming, SourcePhase::kClaiming}) {
     Source s = SourceIn(phase);

@@ -11,6 +11,7 @@ std::string_view ToString(Ownership value) {
     case Ownership::kPromised: return "promised";
     case Ownership::kAccepted: return "accepted";
     case Ownership::kConfirmed: return "confirmed";
+    case Ownership::kDestroyed: return "destroyed";
   }
   return "?";
 }
@@ -150,13 +151,20 @@ Source::Actions Source::On(const OwnerAnswered& event) {
       if (phase_ == SourcePhase::kCommitting) phase_ = SourcePhase::kResuming;
       return {};
     case Ownership::kConfirmed: return Finish();
+    case Ownership::kDestroyed:
+      if (phase_ == SourcePhase::kClaiming) return {};
+      target_destroyed_ = true;
+      return {AskStore{}};
   }
   return {};
 }
 
 Source::Actions Source::On(const StoreShows& event) {
-  if (!TokenSent() || event.epoch < token_->epoch) {
-    return TokenSent() && event.owner.empty() ? Lose("the instance was deleted") : Actions{};
+  if (!TokenSent()) return {};
+  if (event.owner.empty()) return Lose("the instance was deleted");
+  if (event.epoch < token_->epoch) {
+    if (!target_destroyed_ || event.owner != options_.self || phase_ == SourcePhase::kClaiming) return {};
+    return GoOn(SourcePhase::kFailed, "the store did not confirm the target", options_.epoch);
   }
   if (event.epoch > token_->epoch || event.owner == options_.target) return Finish();
   if (event.owner != options_.self) return Lose("the store gave the instance to " + event.owner.value);
@@ -168,6 +176,7 @@ Source::Actions Source::On(const StoreShows& event) {
 Source::Actions Source::On(const ClaimLost& event) {
   if (phase_ != SourcePhase::kClaiming) return {};
   if (event.owner == options_.target) return Finish();
+  if (event.owner == options_.self) return GoOn(SourcePhase::kFailed, error_, options_.epoch);
   return Lose(event.owner.empty() ? "the instance was deleted" : "the store gave the instance to " + event.owner.value);
 }
 

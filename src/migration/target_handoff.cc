@@ -141,9 +141,8 @@ Target::Actions Target::On(const AskReceived& event) {
   Actions actions;
   Ownership ownership = Ownership::kUndecided;
   switch (phase_) {
-    case TargetPhase::kConfirming:
-    // The store has decided; only it can say for whom.
-    case TargetPhase::kDestroyed: ownership = Ownership::kAccepted; break;
+    case TargetPhase::kConfirming: ownership = Ownership::kAccepted; break;
+    case TargetPhase::kDestroyed: ownership = Ownership::kDestroyed; break;
     case TargetPhase::kOwner: ownership = Ownership::kConfirmed; break;
     case TargetPhase::kPromised: ownership = Ownership::kPromised; break;
     default:

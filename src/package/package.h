@@ -1,14 +1,18 @@
 // Packages: an OCI image layout that holds a Wasm module and native code per ISA.
 //
 // Layout (docs/formats/package.md): oci-layout, index.json, blobs/sha256/*. The index has one manifest per
-// platform; each manifest's layers are the native image (ELF), the module description (module.fbs) and the
-// Wasm bytes. Blobs are stored uncompressed so that images are mapped, not copied. Every blob's digest is
-// checked when it is first used, the module description is verified as a FlatBuffer and for consistency.
+// platform, whose layers are the native image (ELF) and the module description (module.fbs), and one for the
+// Wasm bytes. Blobs are stored uncompressed so that images are mapped, not copied. Documents and the module
+// description are checked (digest, FlatBuffer, consistency) before a Package exists, an image when it is asked for.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,28 +42,41 @@ class Package {
   // Opens the layout in folder `path`. kNotFound, kCorrupt (names the blob), kUnsupported (another ABI version).
   static Result<std::shared_ptr<const Package>> Open(const std::filesystem::path& path);
   // From blobs by digest, `index_digest` being the image index: as carried by a snapshot or received from a peer.
+  // Platforms may be missing, with all their blobs, as may the Wasm module; one platform must be complete.
   static Result<std::shared_ptr<const Package>> FromBlobs(const std::string& index_digest,
                                                           const std::map<std::string, Blob>& blobs);
 
   // Digest of the image index: the package's identity.
   const std::string& digest() const { return digest_; }
   const fbs::Module& module() const { return *module_; }
+  // The Wasm bytes as stored (CheckBlobs checks them); empty where they were not brought along.
   ByteView wasm() const { return wasm_.bytes; }
   std::vector<Isa> isas() const;
-  // The native image for `isa`; kUnsupported (naming what there is) if the package has none.
+  // The native image for `isa`, its digest checked; kUnsupported (naming what there is) if the package has none,
+  // kCorrupt if it is damaged. `offset` and `fd` are as in the blob it was made from.
   Result<Blob> image(Isa isa) const;
   // Every blob, the index first: what must be copied for the package to be complete elsewhere.
   const std::vector<Blob>& blobs() const { return blobs_; }
   // The digests that a device of `isa` needs: index, its manifest and config, image, module description.
   std::vector<std::string> BlobsFor(Isa isa) const;
+  // Checks every blob's digest: kCorrupt names the first damaged one.
+  Status CheckBlobs() const;
 
  private:
+  // Finds a blob of the given digest, or nothing where it may be missing.
+  using Source = std::function<Result<std::optional<Blob>>(const std::string& digest, std::uint64_t size_max)>;
   Package() = default;
+  static Result<std::shared_ptr<const Package>> Load(const std::string& index_digest, const Source& source);
+  friend class PackageReader;
+
   std::string digest_;
   const fbs::Module* module_ = nullptr;
   Blob wasm_, module_blob_;
   std::map<Isa, Blob> images_;
   std::vector<Blob> blobs_;
+  std::map<Isa, std::vector<std::string>> needed_;
+  mutable std::mutex mutex_;  // Guards checked_.
+  mutable std::set<Isa> checked_;
 };
 
 struct Contents {

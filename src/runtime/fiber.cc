@@ -82,9 +82,7 @@ GuardedStack& GuardedStack::operator=(GuardedStack&& other) noexcept {
 
 GuardedStack::~GuardedStack() {
   if (mapping_ == nullptr) return;
-#ifdef GODWIT_ASAN
-  __asan_unpoison_memory_region(bottom(), size());
-#endif
+  ForgetFrames();
   if (reserve_open_) {
     madvise(mapping_ + kInnerGuardBytes.value, kGuardBytes.value, MADV_DONTNEED);
     mprotect(mapping_ + kInnerGuardBytes.value, kGuardBytes.value, PROT_NONE);
@@ -113,6 +111,13 @@ bool GuardedStack::OpenReserve(std::uintptr_t address) {
   if (reserve_open_ || address - outer >= kGuardBytes.value) return false;
   reserve_open_ = true;
   return mprotect(reinterpret_cast<void*>(outer), kGuardBytes.value, PROT_READ | PROT_WRITE) == 0;
+}
+
+void GuardedStack::ForgetFrames() {
+#ifdef GODWIT_ASAN
+  __asan_unpoison_memory_region(bottom(), size());
+  if (reserve_open_) __asan_unpoison_memory_region(mapping_ + kInnerGuardBytes.value, kGuardBytes.value);
+#endif
 }
 
 struct FiberEntry {

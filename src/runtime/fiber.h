@@ -38,6 +38,8 @@ class GuardedStack {
   bool InGuard(std::uintptr_t address) const;  // Either guard.
   // Makes the outer guard accessible; false if it was already, or `address` is not in it. Async-signal-safe.
   bool OpenReserve(std::uintptr_t address);
+  // Its frames are dead: AddressSanitizer forgets them. Async-signal-safe.
+  void ForgetFrames();
 
  private:
   std::uint8_t* mapping_ = nullptr;

@@ -108,7 +108,7 @@ class GuestInstance final : public Instance {
 
   // --- For builtins, on the guest's stack ---
   void Poll(std::uintptr_t pc);
-  // `pc`: an address in the guest function that trapped, 0 if unknown.
+  // `pc`: an address in the guest function that trapped, 0 if unknown: then the nearest on the stack is used.
   [[noreturn]] void TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message = {});
   abi::Code NextResume();
   std::uint32_t GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages);

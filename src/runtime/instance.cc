@@ -19,6 +19,12 @@ Result<std::unique_ptr<Instance>> Instance::Create(std::shared_ptr<const LoadedM
   return std::unique_ptr<Instance>(std::move(instance));
 }
 
+void Instance::Prepare(const Limits& limits, ByteCount memory) {
+  LinearMemory::Prepare(memory.value);
+  // A stack goes back to the pool when it is dropped.
+  static_cast<void>(GuardedStack::Acquire({limits.stack.value * kResumedStackFactor}));
+}
+
 Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const LoadedModule> module,
                                                     std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
                                                     const snapshot::Snapshot& snapshot) {
@@ -351,6 +357,8 @@ std::uint32_t GuestInstance::GrowMemory(std::uint32_t memory_index, std::uint32_
 
 void GuestInstance::TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message) {
   Task& task = *current_;
+  // Code that the compiler shares between functions has no name: its caller does.
+  if (!module_->image().FunctionAt(pc)) pc = GuestProgramCounter(__builtin_frame_address(0));
   task.left = Task::Left::kTrapped;
   task.trap_code = code;
   task.trap_pc = pc;
@@ -383,7 +391,7 @@ Instance::Wait GuestInstance::Block(Blocked what) {
   }
   what.fds = {};  // The stack may be abandoned below: nothing on it may own memory.
   if (context_->state.load() & abi::kCancel) {
-    TrapAt(abi::TrapCode::kCancelled, GuestProgramCounter(__builtin_frame_address(0)));
+    TrapAt(abi::TrapCode::kCancelled, 0);
   }
   return StopWanted() ? Wait::kInterrupted : Wait::kReady;
 }
@@ -397,7 +405,7 @@ void GuestInstance::Exit(std::uint32_t code) {
 }
 
 void GuestInstance::RaiseTrap(abi::TrapCode code, std::string message) {
-  TrapAt(code, GuestProgramCounter(__builtin_frame_address(0)), std::move(message));
+  TrapAt(code, 0, std::move(message));
 }
 
 }  // namespace godwit::runtime

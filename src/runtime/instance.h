@@ -69,6 +69,9 @@ class Instance {
   static Result<std::unique_ptr<Instance>> Create(std::shared_ptr<const LoadedModule> module,
                                                   std::vector<std::shared_ptr<HostModule>> hosts,
                                                   const Limits& limits);
+  // Gets address space, `memory` bytes of touched pages and a stack ready for the next Create or Restore of this
+  // process with these limits, so that they cost nothing while requests wait. Best effort. Any thread.
+  static void Prepare(const Limits& limits, ByteCount memory);
   // From a snapshot of the same module (kFailedPrecondition if package or IR differ; kCorrupt if frames do not
   // fit the module's safepoint records). Its tasks are as Captured; Run continues them.
   static Result<std::unique_ptr<Instance>> Restore(std::shared_ptr<const LoadedModule> module,
@@ -94,7 +97,8 @@ class Instance {
   virtual void WithdrawStop() = 0;
   // Any thread: the running task ends as Trapped{kCancelled}.
   virtual void Cancel() = 0;
-  // Any thread: makes wake_fd() readable, so that an owner waiting in poll() looks again. RequestStop does it too.
+  // Any thread: makes wake_fd() readable, so that an owner waiting in poll() looks again. RequestStop and Cancel
+  // do it too. Run reads it empty; an owner that wakes without a task to run reads (8 bytes) it itself.
   virtual void Wake() = 0;
   virtual int wake_fd() const = 0;
   // Every `every`-th safepoint reached ends in Captured (0: none). Counts reached ones in safepoints_reached.

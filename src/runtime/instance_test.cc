@@ -313,6 +313,32 @@ TEST_F(InstanceTest, MemoryTablesAndSegmentsTravel) {
   EXPECT_EQ(ResultOf<std::int32_t>(Call(kCallIndirect, {AsCell(1), AsCell(4)})), 8);
 }
 
+TEST_F(InstanceTest, MemoryMadeReadyAheadOfTimeIsLikeAnyOther) {
+  memory()[3] = 7;
+  instance->context()->memory[kMemoryPages * abi::kWasmPageBytes - 1] = 7;
+  for (const ByteCount ahead : {ByteCount{0}, ByteCount{abi::kWasmPageBytes}, 64_MiB}) {
+    Instance::Prepare({}, ahead);
+    MoveToNewInstance();
+    EXPECT_EQ(memory()[3], 7);
+    EXPECT_EQ(memory()[4], 0);
+    EXPECT_EQ(memory()[kMemoryPages * abi::kWasmPageBytes - 1], 7);
+    const auto end = static_cast<std::uint32_t>(kMemoryPages * abi::kWasmPageBytes);
+    EXPECT_EQ(TrapOf(Call(kLoad, {AsCell(end)})).code, abi::TrapCode::kMemoryOutOfBounds);
+  }
+}
+
+TEST_F(InstanceTest, ANewMemoryHoldsNothingOfAnEarlierOne) {
+  Call(kGrow, {AsCell(4)});
+  std::memset(memory(), 0x5a, instance->context()->memory_bytes);
+  instance.reset();
+  instance = MustCreate({});
+  Call(kGrow, {AsCell(4)});
+  for (std::uint64_t at = 0; at < instance->context()->memory_bytes; at += 512) {
+    if (at / 4096 == kDataOffset / 4096 || at / 4096 == kDataOffset / 4096 + 1) continue;
+    ASSERT_EQ(memory()[at], 0) << at;
+  }
+}
+
 TEST_F(InstanceTest, ASnapshotHoldsOnlyPagesThatChanged) {
   auto idle = instance->Capture();
   ASSERT_TRUE(idle.ok());

@@ -1,7 +1,8 @@
 // One linear memory: a reservation of address space that is larger than any access generated code can make,
 // of which the first `bytes()` are accessible. Bounds checks cost nothing because everything past that faults.
 //
-// Never moves and never shrinks. Used by its instance's thread only.
+// Never moves and never shrinks. Used by its instance's thread only. Reservations of destroyed memories are
+// pooled: under emulation making one takes a quarter of a second.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,19 @@
 
 namespace godwit::runtime {
 
+// Reservations kept for the next memories, per process.
+inline constexpr std::size_t kPooledReservationsMax = 8;
+// Memories from this size on ask for huge pages: faulting 4 KiB pages in one by one costs far more.
+inline constexpr ByteCount kHugePagesFrom = 8_MiB;
+
 class LinearMemory {
  public:
   // No memory: base() is null.
   LinearMemory() = default;
   // kResourceExhausted if `pages` exceeds `pages_max` or the system has no address space left.
   static Result<LinearMemory> Create(std::uint64_t pages, std::uint64_t pages_max);
+  // Puts a reservation with its first `bytes` touched into the pool, for the next Create. Best effort. Any thread.
+  static void Prepare(std::uint64_t bytes);
   LinearMemory(LinearMemory&& other) noexcept;
   LinearMemory& operator=(LinearMemory&& other) noexcept;
   ~LinearMemory();
@@ -32,13 +40,15 @@ class LinearMemory {
 
   // The size in pages before growing by `delta_pages`, or ~0u (and nothing changed) past pages_max.
   std::uint32_t Grow(std::uint32_t delta_pages);
-  // Touches [offset, offset + bytes) for writing in one call of the kernel: a fault a page costs far more.
+  // Makes pages that were not used yet present, in one call of the kernel: a fault a page costs far more.
+  // What was in them may be lost.
   void Populate(std::uint64_t offset, std::uint64_t bytes);
 
  private:
   std::uint8_t* base_ = nullptr;
   std::uint64_t pages_ = 0;
   std::uint64_t pages_max_ = 0;
+  std::uint64_t populated_ = 0;  // So many bytes from the base were made present ahead of time.
 };
 
 }  // namespace godwit::runtime

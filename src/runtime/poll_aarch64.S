@@ -8,8 +8,9 @@
         .p2align 4
 godwit_poll:
         .cfi_startproc
-        stp x29, x30, [sp, #-688]!
+        sub sp, sp, #688
         .cfi_def_cfa_offset 688
+        stp x29, x30, [sp]
         .cfi_offset x29, -688
         .cfi_offset x30, -680
         mov x29, sp
@@ -67,7 +68,8 @@ godwit_poll:
         ldp x4, x5, [sp, #48]
         ldp x2, x3, [sp, #32]
         ldp x0, x1, [sp, #16]
-        ldp x29, x30, [sp], #688
+        ldp x29, x30, [sp]
+        add sp, sp, #688
         .cfi_def_cfa_offset 0
         .cfi_restore x29
         .cfi_restore x30

@@ -54,6 +54,7 @@ std::uintptr_t ProgramCounter(const ucontext_t* context) {
 // Makes the interrupted thread go on in LeaveFiber(fiber). The frames of the fiber are dead by now, so the
 // top of its own stack serves, which also holds when the bottom is exhausted.
 void ContinueInLeave(ucontext_t* context, Fiber* fiber) {
+  fiber->stack().ForgetFrames();
   const auto top = reinterpret_cast<std::uintptr_t>(fiber->stack().top()) & ~std::uintptr_t{63};
 #if defined(__x86_64__)
   context->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(reinterpret_cast<std::uintptr_t>(&LeaveFiber));

@@ -1,0 +1,72 @@
+// Reconcile: which changes bring the cluster's records nearer to what its services ask for. Pure: a view in, decisions
+// out; no I/O, no clock.
+//
+// A service without a live instance gets one on a fitting device. A device whose lease is gone is offline: its
+// stateless instances are placed elsewhere, its stateful ones are Failed, since their state was there. A migration
+// that nobody can finish is ended. Applying all decisions and reconciling again yields none.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "model/records.h"
+
+namespace godwit::control {
+
+struct ClusterView {
+  std::vector<model::DeviceRecord> devices;
+  std::map<model::DeviceName, model::BootId> alive;  // Devices that hold their lease.
+  std::vector<model::ServiceRecord> services;
+  std::map<std::string, model::PackageRecord> packages;  // By digest.
+  std::vector<model::InstanceRecord> instances;
+  std::vector<model::MigrationRecord> migrations;
+  std::vector<model::DatasetRecord> datasets;
+  // Instances that failed so lately that they are not started again yet, and migrations without progress for too
+  // long: what of the clock matters here.
+  std::set<model::InstanceId> failed_lately;
+  std::set<model::MigrationId> stalled;
+};
+
+struct SetDeviceState {
+  model::DeviceName device;
+  model::DeviceState state;
+};
+struct CreateInstance {
+  model::InstanceRecord instance;
+};
+struct DeleteInstance {
+  model::InstanceId instance;
+};
+struct SetInstanceState {
+  model::InstanceId instance;
+  model::InstanceState state;
+  std::string reason;
+};
+struct EndMigration {
+  model::MigrationId migration;
+  model::MigrationPhase phase;
+  std::string error;
+};
+using Decision = std::variant<SetDeviceState, CreateInstance, DeleteInstance, SetInstanceState, EndMigration>;
+
+// `new_id` makes an instance's id from a prefix.
+std::vector<Decision> Reconcile(const ClusterView& view,
+                                const std::function<std::string(const std::string& prefix)>& new_id);
+
+// The device for one more instance of `service`. Required: the lease, state ready, the manifest's [placement]
+// require, code for its ISA, memory. Then the first that decides: prefer, near, class host first, fewest instances,
+// name. kResourceExhausted: none fits; the message says for each why not.
+Result<model::DeviceName> ChooseDevice(const ClusterView& view, const model::ServiceRecord& service);
+
+// Why `device` can never run an instance of `service`; empty if it can.
+std::string Misfit(const ClusterView& view, const model::ServiceRecord& service, const model::DeviceRecord& device);
+
+// The reason that instances of a lost device get; while it stands, the device may come back with them.
+std::string LostReason(const model::DeviceName& device);
+
+}  // namespace godwit::control

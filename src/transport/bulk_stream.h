@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -48,7 +49,8 @@ class BulkStreams {
   void Pump(std::uint64_t id);
   void EndOutgoing(std::uint64_t id, Status status);
   void EndIncoming(std::uint64_t id, Status status);
-  void SendReset(std::uint64_t id, const Error& reason);
+  void OnChunk(const wire::StreamChunk& chunk, ByteView bytes);
+  void SendReset(std::uint64_t id, const Error& reason, bool by_sender);
 
   std::shared_ptr<Channel> channel_;
   std::uint64_t next_ = 1;

@@ -91,6 +91,7 @@ struct ChannelCounters {
   std::uint64_t frames_sent = 0, frames_received = 0;
 };
 
+// Lives until it is closed, lost or dropped, whoever holds it.
 class Channel : public std::enable_shared_from_this<Channel> {
  public:
   using FrameHandler = std::function<void(const std::shared_ptr<Channel>&, Frame)>;
@@ -142,13 +143,15 @@ class Channel : public std::enable_shared_from_this<Channel> {
 
   // Ends the channel after what is queued has been written (at most a second); `closed` handlers run once.
   virtual void Close(const std::string& reason) = 0;
+  // Ends it at once: when this returns, no handler or callback runs any more, and none is told. For destructors.
+  virtual void Drop() = 0;
   virtual bool open() const = 0;
   virtual ChannelCounters counters() const = 0;
   virtual void SetShape(LinkShape shape) = 0;
 };
 
-// What a channel's user hears. on_frame gets every message but pings, answers to Call, and stream messages
-// that bulk_stream.h handles. Both may be called until on_closed, which is the last call.
+// What a channel's user hears: on_frame every message but pings and answers to Call.
+// on_closed is the last call.
 struct ChannelHandlers {
   Channel::FrameHandler on_frame;
   Channel::ClosedHandler on_closed;

@@ -1,0 +1,386 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <numeric>
+
+#include "transport/bulk_stream.h"
+#include "transport/channel.h"
+#include "transport/channel_handshake.h"
+#include "transport/frame_parser.h"
+#include "transport/link_shaper.h"
+#include "transport/transport_fixture.h"
+
+namespace godwit::transport {
+namespace {
+
+using namespace std::chrono_literals;
+using ChannelPtr = std::shared_ptr<Channel>;
+
+ChannelOptions OptionsFor(const char* device, std::uint64_t boot, std::string token = "secret") {
+  ChannelOptions options;
+  options.self = {model::DeviceName(device), model::BootId{boot}};
+  options.token = std::move(token);
+  return options;
+}
+
+Bytes Encoded(const flatbuffers::FlatBufferBuilder& builder) {
+  return Bytes(builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize());
+}
+
+Bytes PingMessage() {
+  flatbuffers::FlatBufferBuilder builder;
+  FinishMessage(builder, wire::CreatePing(builder, 7));
+  return Encoded(builder);
+}
+
+Bytes FrameOf(const Bytes& message, const Bytes& payload, std::optional<std::uint32_t> total = {}, std::optional<std::uint32_t> head = {}) {
+  Bytes out;
+  const auto put = [&](std::uint32_t value) {
+    for (int i = 0; i < 4; ++i) out.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
+  };
+  put(total.value_or(static_cast<std::uint32_t>(message.size() + payload.size())));
+  put(head.value_or(static_cast<std::uint32_t>(message.size())));
+  out.insert(out.end(), message.begin(), message.end());
+  out.insert(out.end(), payload.begin(), payload.end());
+  return out;
+}
+
+// Two agents, "near" connecting to "far", over loopback.
+class ChannelPair : public ::testing::Test {
+ protected:
+  void Open(ChannelHandlers near, ChannelHandlers far, ChannelOptions near_options = OptionsFor("near", 1)) {
+    ChannelServer::Options options;
+    options.channel = OptionsFor("far", 2);
+    auto listening = ChannelServer::Listen(loop_, options, [this, far](const ChannelPtr& channel) {
+      accepted_.Set(channel);
+      return far;
+    });
+    ASSERT_TRUE(listening.ok()) << listening.error().message;
+    server_ = *std::move(listening);
+    Awaited<Result<ChannelPtr>> connected;
+    ConnectChannel(loop_, server_->address(), near_options, std::move(near), [&](Result<ChannelPtr> channel) { connected.Set(std::move(channel)); });
+    auto result = connected.Wait();
+    ASSERT_TRUE(result.has_value());
+    ASSERT_TRUE(result->ok()) << result->error().message;
+    near_ = result->value();
+    far_ = accepted_.Wait().value();
+  }
+  void TearDown() override {
+    server_.reset();
+    if (near_) near_->Drop();
+  }
+
+  EventLoop loop_{"test"};
+  std::unique_ptr<ChannelServer> server_;
+  Awaited<ChannelPtr> accepted_;
+  ChannelPtr near_, far_;
+};
+
+TEST_F(ChannelPair, KnowsWhoIsAtTheOtherEnd) {
+  Open({}, {});
+  EXPECT_EQ(near_->peer().device.value, "far");
+  EXPECT_EQ(near_->peer().boot.value, 2u);
+  EXPECT_EQ(far_->peer().device.value, "near");
+  EXPECT_EQ(far_->peer().boot.value, 1u);
+}
+
+TEST_F(ChannelPair, CarriesMessagesWithTheirPayloadInOrder) {
+  std::vector<std::uint64_t> offsets;
+  Bytes bytes;
+  Awaited<bool> all;
+  Open({}, {.on_frame = [&](const ChannelPtr&, Frame frame) {
+         const auto* chunk = frame.as<wire::BodyChunk>();
+         ASSERT_NE(chunk, nullptr);
+         offsets.push_back(chunk->offset());
+         bytes.insert(bytes.end(), frame.payload().begin(), frame.payload().end());
+         if (chunk->last()) all.Set(true);
+       }});
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    flatbuffers::FlatBufferBuilder builder;
+    const wire::RequestId id(1, 5);
+    const Bytes payload{static_cast<std::uint8_t>(i)};
+    ASSERT_TRUE(near_->Tell(builder, wire::CreateBodyChunk(builder, &id, i, i == 99), payload).ok());
+  }
+  ASSERT_TRUE(all.Wait());
+  std::vector<std::uint64_t> expected(100);
+  std::iota(expected.begin(), expected.end(), 0);
+  EXPECT_EQ(offsets, expected);
+  EXPECT_EQ(bytes.size(), 100u);
+}
+
+TEST_F(ChannelPair, AnswersACallAndNamesATimeout) {
+  Open({}, {.on_frame = [](const ChannelPtr& channel, Frame frame) {
+         if (!frame.as<wire::BlobRead>()) return;  // Anything else stays unanswered.
+         flatbuffers::FlatBufferBuilder builder;
+         const auto outcome = wire::CreateOutcome(builder);
+         ASSERT_TRUE(channel->Reply(frame.call(), builder, wire::CreateBlobReply(builder, outcome, 3), AsBytes("abc")).ok());
+       }});
+  Awaited<Result<Frame>> reply, late;
+  flatbuffers::FlatBufferBuilder builder;
+  near_->Ask(builder, wire::CreateBlobReadDirect(builder, "sha256:0", 0, 3), 10s, [&](Result<Frame> r) { reply.Set(std::move(r)); });
+  flatbuffers::FlatBufferBuilder other;
+  near_->Ask(other, wire::CreateDataReadDirect(other, "d"), 20ms, [&](Result<Frame> r) { late.Set(std::move(r)); });
+  auto answered = reply.Wait();
+  ASSERT_TRUE(answered && answered->ok());
+  EXPECT_EQ(AsText(answered->value().payload()), "abc");
+  auto timed_out = late.Wait();
+  ASSERT_TRUE(timed_out && !timed_out->ok());
+  EXPECT_EQ(timed_out->error().code, ErrorCode::kDeadlineExceeded);
+}
+
+TEST_F(ChannelPair, TellsBothEndsOfALossOnce) {
+  std::atomic<int> near_told = 0, far_told = 0;
+  Awaited<Error> near_lost;
+  Awaited<Error> far_lost;
+  Awaited<Result<Frame>> call;
+  Open({.on_closed = [&](const ChannelPtr&, const Error& error) { ++near_told; near_lost.Set(error); }},
+       {.on_closed = [&](const ChannelPtr&, const Error& error) { ++far_told; far_lost.Set(error); }});
+  flatbuffers::FlatBufferBuilder builder;
+  near_->Ask(builder, wire::CreateBlobReadDirect(builder, "x"), 30s, [&](Result<Frame> r) { call.Set(std::move(r)); });
+  far_->Close("going away");
+  EXPECT_EQ(near_lost.Wait().value().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(far_lost.Wait().value().code, ErrorCode::kAborted);
+  EXPECT_EQ(call.Wait().value().error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(near_->Send(builder).error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(near_told, 1);
+  EXPECT_EQ(far_told, 1);
+}
+
+TEST_F(ChannelPair, RefusesMoreThanItsQueueHolds) {
+  ChannelOptions slow = OptionsFor("near", 1);
+  slow.shape.bytes_per_second = 1 << 20;
+  Open({}, {}, slow);
+  const Bytes payload(kPayloadBytesMax);
+  Status sent;
+  std::size_t accepted = 0;
+  for (int i = 0; i < 64 && sent.ok(); ++i) {
+    flatbuffers::FlatBufferBuilder builder;
+    sent = near_->Tell(builder, wire::CreateStreamChunk(builder, 1, accepted), payload);
+    if (sent.ok()) accepted += payload.size();
+  }
+  ASSERT_FALSE(sent.ok());
+  EXPECT_EQ(sent.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_LE(accepted, kWriteQueueBytesMax);
+  EXPECT_GE(accepted, kWriteQueueBytesMax - 2 * kPayloadBytesMax);
+  // Control messages still go.
+  flatbuffers::FlatBufferBuilder builder;
+  EXPECT_TRUE(near_->Tell(builder, wire::CreateStreamAck(builder, 1, 0)).ok());
+}
+
+TEST_F(ChannelPair, StreamsBulkInBoundedMemory) {
+  constexpr std::size_t kTotal = 100 << 20;
+  std::unique_ptr<BulkStreams> far_streams, near_streams;
+  std::uint64_t sum = 0, received = 0;
+  Awaited<Status> stored;
+  Open({.on_frame = [&](const ChannelPtr&, Frame frame) { near_streams->Handle(frame); }},
+       {.on_frame = [&](const ChannelPtr& channel, Frame frame) {
+         if (!far_streams) far_streams = std::make_unique<BulkStreams>(channel);
+         if (const auto* state = frame.as<wire::State>()) {
+           ASSERT_TRUE(far_streams->Receive(state->stream(), kTotal, [&](ByteView bytes) {
+             received += bytes.size();
+             for (const auto b : bytes.first(1)) sum += b;
+             return Status();
+           }, [&](Status status) { stored.Set(status); }).ok());
+           return;
+         }
+         EXPECT_TRUE(far_streams->Handle(frame));
+       }});
+  Awaited<Status> sent;
+  std::size_t queued_most = 0;
+  loop_.Run([&] {
+    near_streams = std::make_unique<BulkStreams>(near_);
+    const auto id = near_streams->Send([&](std::uint64_t offset, std::size_t wanted) -> Result<Bytes> {
+      queued_most = std::max(queued_most, near_->queued_bytes());
+      return Bytes(std::min<std::size_t>(wanted, kTotal - offset), 1);
+    }, [&](Status status) { sent.Set(status); });
+    flatbuffers::FlatBufferBuilder builder;
+    const auto token = wire::CreateTokenDirect(builder, "m", "i", 2, 2);
+    ASSERT_TRUE(near_->Tell(builder, wire::CreateState(builder, token, id, kTotal)).ok());
+  });
+  EXPECT_TRUE(sent.Wait().value().ok());
+  EXPECT_TRUE(stored.Wait().value().ok());
+  EXPECT_EQ(received, kTotal);
+  EXPECT_LE(queued_most, kWriteQueueBytesMax);
+  EXPECT_GE(near_->counters().bytes_sent, kTotal);
+  loop_.Run([&] { near_streams.reset(); far_streams.reset(); });
+}
+
+TEST_F(ChannelPair, AStreamEndsAtBothEndsWhenTheReceiverRefuses) {
+  std::unique_ptr<BulkStreams> far_streams, near_streams;
+  Awaited<Status> sent, stored;
+  Open({.on_frame = [&](const ChannelPtr&, Frame frame) { near_streams->Handle(frame); }},
+       {.on_frame = [&](const ChannelPtr& channel, Frame frame) {
+         if (!far_streams) {
+           far_streams = std::make_unique<BulkStreams>(channel);
+           ASSERT_TRUE(far_streams->Receive(1, 1000, [](ByteView) { return Status(); }, [&](Status status) { stored.Set(status); }).ok());
+         }
+         far_streams->Handle(frame);
+       }});
+  const Bytes bytes(1001);
+  loop_.Run([&] {
+    near_streams = std::make_unique<BulkStreams>(near_);
+    near_streams->Send(bytes, [&](Status status) { sent.Set(status); });
+  });
+  EXPECT_EQ(sent.Wait().value().error().code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(stored.Wait().value().error().code, ErrorCode::kResourceExhausted);
+  loop_.Run([&] { near_streams.reset(); far_streams.reset(); });
+}
+
+TEST(ChannelConnect, RefusesAnotherToken) {
+  EventLoop loop("test");
+  ChannelServer::Options options;
+  options.channel = OptionsFor("far", 2, "right");
+  std::atomic<bool> accepted = false;
+  auto server = ChannelServer::Listen(loop, options, [&](const ChannelPtr&) { accepted = true; return ChannelHandlers{}; });
+  ASSERT_TRUE(server.ok());
+  Awaited<Result<ChannelPtr>> connected;
+  ConnectChannel(loop, (*server)->address(), OptionsFor("near", 1, "wrong"), {}, [&](Result<ChannelPtr> r) { connected.Set(std::move(r)); });
+  EXPECT_EQ(connected.Wait().value().error().code, ErrorCode::kPermissionDenied);
+  EXPECT_FALSE(accepted);
+}
+
+TEST(ChannelConnect, NamesAPeerThatIsNotThere) {
+  EventLoop loop("test");
+  Awaited<Result<ChannelPtr>> connected, malformed;
+  ConnectChannel(loop, "127.0.0.1:1", OptionsFor("near", 1), {}, [&](Result<ChannelPtr> r) { connected.Set(std::move(r)); });
+  ConnectChannel(loop, "nonsense:port", OptionsFor("near", 1), {}, [&](Result<ChannelPtr> r) { malformed.Set(std::move(r)); });
+  EXPECT_EQ(connected.Wait().value().error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(malformed.Wait().value().error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(ChannelListen, NeedsATokenBeyondLoopback) {
+  EventLoop loop("test");
+  ChannelServer::Options options;
+  options.address = "0.0.0.0";
+  options.channel = OptionsFor("far", 2, "");
+  const auto server = ChannelServer::Listen(loop, options, [](const ChannelPtr&) { return ChannelHandlers{}; });
+  ASSERT_FALSE(server.ok());
+  EXPECT_EQ(server.error().code, ErrorCode::kPermissionDenied);
+}
+
+// --- Handshake
+
+const ChannelIdentity kNear{model::DeviceName("near"), model::BootId{1}}, kFar{model::DeviceName("far"), model::BootId{2}};
+
+TEST(Handshake, RefusesEveryChangedByte) {
+  ConnectingHandshake near(kNear, "secret", Nonce{1});
+  AcceptingHandshake far(kFar, "secret", Nonce{2});
+  const Bytes challenge = far.OnHello(near.hello()).value();
+  const Bytes proof = near.OnChallenge(challenge).value();
+  ASSERT_TRUE(far.OnProof(proof).ok());
+  for (std::size_t i = 0; i < challenge.size(); ++i) {
+    Bytes changed = challenge;
+    changed[i] ^= 1;
+    EXPECT_FALSE(ConnectingHandshake(kNear, "secret", Nonce{1}).OnChallenge(changed).ok()) << "byte " << i;
+  }
+  for (std::size_t i = 0; i < proof.size(); ++i) {
+    Bytes changed = proof;
+    changed[i] ^= 1;
+    EXPECT_FALSE(far.OnProof(changed).ok()) << "byte " << i;
+  }
+  for (std::size_t n = 0; n < challenge.size(); ++n) {
+    EXPECT_FALSE(near.OnChallenge(ByteView(challenge).first(n)).ok()) << "cut to " << n;
+    EXPECT_FALSE(AcceptingHandshake(kFar, "secret", Nonce{2}).OnHello(ByteView(near.hello()).first(std::min(n, near.hello().size() - 1))).ok());
+  }
+}
+
+TEST(Handshake, RefusesAReplayedProof) {
+  ConnectingHandshake near(kNear, "secret", Nonce{1});
+  AcceptingHandshake first(kFar, "secret", Nonce{2}), second(kFar, "secret", Nonce{3});
+  const Bytes proof = near.OnChallenge(first.OnHello(near.hello()).value()).value();
+  ASSERT_TRUE(second.OnHello(near.hello()).ok());
+  EXPECT_EQ(second.OnProof(proof).error().code, ErrorCode::kPermissionDenied);
+}
+
+TEST(Handshake, NamesAnotherVersion) {
+  Bytes hello = ConnectingHandshake(kNear, "secret", Nonce{1}).hello();
+  hello[5] = 9;
+  EXPECT_EQ(AcceptingHandshake(kFar, "secret", Nonce{2}).OnHello(hello).error().code, ErrorCode::kUnsupported);
+}
+
+// --- Frames
+
+TEST(Frames, AreFoundHoweverTheStreamIsCut) {
+  Bytes stream = FrameOf(PingMessage(), {});
+  const Bytes second = FrameOf(PingMessage(), {1, 2, 3});
+  stream.insert(stream.end(), second.begin(), second.end());
+  for (std::size_t piece = 1; piece <= stream.size(); ++piece) {
+    FrameParser parser;
+    std::vector<std::size_t> payloads;
+    for (std::size_t at = 0; at < stream.size(); at += piece) {
+      ASSERT_TRUE(parser.Feed(ByteView(stream).subspan(at, std::min(piece, stream.size() - at)), [&](Frame frame) {
+        payloads.push_back(frame.payload().size());
+        return true;
+      }).ok());
+    }
+    EXPECT_EQ(payloads, (std::vector<std::size_t>{0, 3})) << "pieces of " << piece;
+  }
+}
+
+TEST(Frames, HostileOnesAreRefused) {
+  const Bytes ping = PingMessage();
+  flatbuffers::FlatBufferBuilder none;
+  none.Finish(wire::CreateMessage(none, 0, 0, wire::Body::Ping, wire::CreatePing(none, 1).Union()), "XXXX");
+  flatbuffers::FlatBufferBuilder unknown;
+  unknown.Finish(wire::CreateMessage(unknown, 0, 0, static_cast<wire::Body>(200), wire::CreatePing(unknown, 1).Union()), wire::MessageIdentifier());
+  const struct {
+    const char* what;
+    Bytes bytes;
+  } cases[] = {
+      {"empty message", FrameOf({}, {})},
+      {"payload without message", FrameOf({}, {1, 2, 3})},
+      {"message larger than its frame", FrameOf(ping, {}, 8, 64)},
+      {"frame larger than the limit", FrameOf(ping, {}, kFrameBytesMax + 1)},
+      {"largest number", FrameOf(ping, {}, 0xffffffffu, 0xffffffffu)},
+      {"message larger than the limit", FrameOf(ping, {}, kFrameBytesMax, kMessageBytesMax + 1)},
+      {"payload larger than the limit", FrameOf(ping, {}, kFrameBytesMax, static_cast<std::uint32_t>(ping.size()))},
+      {"zeros", FrameOf(Bytes(64), {})},
+      {"ones", FrameOf(Bytes(64, 0xff), {})},
+      {"another file identifier", FrameOf(Encoded(none), {})},
+      {"unknown message type", FrameOf(Encoded(unknown), {})},
+      {"HTTP", Bytes{'G', 'E', 'T', ' ', '/', ' ', 'H', 'T', 'T', 'P', '/', '1', '.', '1', '\r', '\n'}},
+  };
+  for (const auto& c : cases) {
+    FrameParser parser;
+    const Status fed = parser.Feed(c.bytes, [](Frame) { return true; });
+    ASSERT_FALSE(fed.ok()) << c.what;
+    EXPECT_EQ(fed.error().code, ErrorCode::kCorrupt) << c.what;
+  }
+}
+
+TEST(Frames, ChangedBytesNeverReadOutsideTheFrame) {
+  flatbuffers::FlatBufferBuilder builder;
+  const wire::RequestId id(1, 2);
+  std::vector<flatbuffers::Offset<wire::Header>> headers{wire::CreateHeaderDirect(builder, "a", "b")};
+  FinishMessage(builder, wire::CreateOpenRequestDirect(builder, &id, "i", 1, "GET", "/", &headers, 1000));
+  const Bytes good = Encoded(builder);
+  std::size_t passed = 0;
+  for (std::size_t i = 0; i < good.size(); ++i) {
+    for (const std::uint8_t value : {0x00, 0x01, 0x7f, 0x80, 0xff}) {
+      const auto changed = std::make_unique<Bytes>(good);
+      (*changed)[i] = value;
+      if (!VerifyMessage(*changed).ok()) continue;
+      ++passed;
+      const wire::Message* message = wire::GetMessage(changed->data());
+      if (const auto* open = message->body_as_OpenRequest()) {
+        std::string all = open->instance()->str() + open->method()->str() + open->target()->str();
+        if (open->headers()) for (const auto* h : *open->headers()) all += h->name()->str() + h->value()->str();
+        EXPECT_NE(open->request(), nullptr);
+      }
+    }
+  }
+  EXPECT_GT(passed, 0u);
+}
+
+// --- Emulated links
+
+TEST(LinkShaper, GivesBytesTheirTimeOnTheLink) {
+  LinkShaper shaper({.bytes_per_second = 1000, .latency = 100ms});
+  const LinkShaper::Time start{};
+  EXPECT_EQ(shaper.Admit(start, 500), start + 600ms);
+  EXPECT_EQ(shaper.Admit(start, 500), start + 1100ms);
+  EXPECT_EQ(shaper.Admit(start + 5s, 1000), start + 6100ms);
+}
+
+}  // namespace
+}  // namespace godwit::transport

@@ -125,6 +125,7 @@ class Compilation {
     for (std::uint32_t i = partition.first; i < partition.end; ++i) GODWIT_TRY(TranslateFunction(module_, i, abi));
     GODWIT_TRY(Verify(module, "translation"));
     Optimise(module, level_);
+    RestoreContextArguments(abi);
     if (options_.safepoints) {
       GODWIT_ASSIGN(partition.safepoints, InsertSafepoints(abi));
       GODWIT_TRY(Verify(module, "the safepoint pass"));

@@ -380,6 +380,12 @@ MemoryFrame UseMemoryFrame(AbiIr& abi, Function& function, std::vector<Site>& si
     roots.insert(site.roots.begin(), site.roots.end());
     derived.insert(site.derived.begin(), site.derived.end());
   }
+  // What has a place is read from there, so every safepoint where it is live must restore it.
+  for (Site& site : sites) {
+    for (Instruction* value : site.derived) {
+      if (roots.contains(value)) site.roots.push_back(value);
+    }
+  }
   // In order of definition, so that operands come before what is recomputed from them.
   std::vector<Instruction*> always_derived;
   for (Instruction& instruction : llvm::instructions(function)) {
@@ -389,6 +395,20 @@ MemoryFrame UseMemoryFrame(AbiIr& abi, Function& function, std::vector<Site>& si
 }
 
 }  // namespace
+
+void RestoreContextArguments(AbiIr& abi) {
+  for (Function& function : abi.module) {
+    if (!function.getName().starts_with("wasm.")) continue;
+    for (Instruction& instruction : llvm::instructions(function)) {
+      auto* call = llvm::dyn_cast<CallInst>(&instruction);
+      if (!call || !call->getCalledFunction() || call->getCalledFunction()->isIntrinsic()) continue;
+      call->setArgOperand(0, function.getArg(0));
+      if (call->arg_size() > 1 && call->getArgOperand(1)->getType() == abi.memory_ptr) {
+        call->setArgOperand(1, function.getArg(1));
+      }
+    }
+  }
+}
 
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
   std::vector<FunctionSafepoints> result;

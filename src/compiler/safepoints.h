@@ -31,6 +31,11 @@ struct FunctionSafepoints {
   std::vector<SafepointRecord> safepoints;
 };
 
+// The optimiser replaces arguments that a callee does not use by poison, and does not know that the callee is about
+// to use its context: gives every call of a guest or opaque function its caller's context and memory again.
+// Before InsertSafepoints, and without it too.
+void RestoreContextArguments(AbiIr& abi);
+
 // Instruments every guest function defined in `abi.module`. kInternal if a live value is of a kind that a
 // frame cannot hold (a bug of the pipeline before it: the message names function and value).
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi);

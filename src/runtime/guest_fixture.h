@@ -27,7 +27,7 @@ inline constexpr std::uint32_t kStackPointer = 2048;  // Initial value of global
 
 // Compiles the guest to an image for this ISA with $CXX_FOR_GUEST or clang++-19. Aborts the test on failure.
 Bytes CompileGuest();
-// What the compiler would write about it; `change` may damage it.
+// What the compiler would write about it.
 Bytes DescribeGuest();
 // The package of both, in a folder under the test's temporary folder.
 std::shared_ptr<const LoadedModule> LoadGuest();

@@ -144,7 +144,10 @@ class GuestInstance final : public Instance {
   void SwitchTo(Task& task);
   void SwitchFrom(Task& task);
   void ClearState(std::uint32_t bits) { context_->state.fetch_and(~bits); }
-  bool StopWanted() const { return stop_requested_.load() || capturing_; }
+  // Code without safepoints (built to measure) cannot stop: interrupting its host calls would lead nowhere.
+  bool StopWanted() const {
+    return (stop_requested_.load() || capturing_) && module_->module().safepoints_enabled();
+  }
   std::uintptr_t GuestProgramCounter(const void* from) const;
   Result<std::uint32_t> ClaimSlot(Task& task);
 

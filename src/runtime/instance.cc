@@ -339,11 +339,11 @@ void GuestInstance::Poll(std::uintptr_t pc) {
 }
 
 abi::Code GuestInstance::NextResume() {
+  // Frames were checked when they were loaded, or were written by the image's own code.
+  GODWIT_CHECK(context_->resume_top > context_->frames_base, "resuming past the innermost frame");
   std::uint32_t function;
   std::memcpy(&function, context_->resume_top - 2 * sizeof(std::uint32_t), sizeof function);
-  // Frames were checked when they were loaded, or were written by the image's own code.
-  GODWIT_CHECK(context_->resume_top > context_->frames_base && function < module_->function_count() &&
-                   module_->image().resume(function) != nullptr,
+  GODWIT_CHECK(function < module_->function_count() && module_->image().resume(function) != nullptr,
                "a frame of a function that cannot be resumed");
   return module_->image().resume(function);
 }

@@ -47,5 +47,14 @@ void AddDoctorCommand(CLI::App& app, Session& session);
 void AddUpCommand(CLI::App& app, Session& session);
 void AddDownCommand(CLI::App& app, Session& session);
 void AddBenchCommand(CLI::App& app, Session& session);
+void AddApplyCommand(CLI::App& app, Session& session);
+void AddDeployCommand(CLI::App& app, Session& session);
+void AddDeleteCommand(CLI::App& app, Session& session);
+void AddGetCommand(CLI::App& app, Session& session);
+void AddDescribeCommand(CLI::App& app, Session& session);
+void AddInvokeCommand(CLI::App& app, Session& session);
+void AddMigrateCommand(CLI::App& app, Session& session);
+void AddLogsCommand(CLI::App& app, Session& session);
+void AddDataCommand(CLI::App& app, Session& session);
 
 }  // namespace godwit::cli

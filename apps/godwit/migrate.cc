@@ -1,0 +1,83 @@
+// godwit migrate: moves a service's instance to another device, while it runs.
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cluster_client.h"
+#include "commands.h"
+#include "print.h"
+
+namespace godwit::cli {
+namespace {
+
+using nlohmann::json;
+
+struct MigrateOptions {
+  std::string service, target, mode;
+  std::uint64_t max_downtime_ms = 0;
+  bool watch = false;
+};
+
+bool IsFinalPhase(const std::string& phase) { return phase == "Done" || phase == "Failed" || phase == "Cancelled"; }
+
+void PrintSummary(const json& m) {
+  const auto us = [&](const char* key) { return static_cast<double>(m.value(key, std::uint64_t{0})) / 1000; };
+  std::printf("migration/%s %s: %s/%u %s (%s) -> %s (%s), downtime %.1f ms, total %.1f ms, %s sent\n", m.value("id", "").c_str(),
+              m.value("phase", "").c_str(), m.value("service", "").c_str(), m.value("shard", 0u), m.value("source", "").c_str(),
+              m.value("source_isa", "").c_str(), m.value("target", "").c_str(), m.value("target_isa", "").c_str(), us("downtime_us"),
+              us("total_us"), HumanBytes(static_cast<double>(m.value("bytes_sent", std::uint64_t{0}))).c_str());
+}
+
+Result<int> Migrate(const MigrateOptions& options, const Session& session) {
+  json wanted{{"target", options.target}, {"mode", options.mode}, {"reason", "manual"}};
+  const std::size_t slash = options.service.find('/');
+  wanted["service"] = options.service.substr(0, slash);
+  unsigned shard = 0;
+  if (slash != options.service.npos) {
+    const char* end = options.service.data() + options.service.size();
+    const auto parsed = std::from_chars(options.service.data() + slash + 1, end, shard);
+    if (parsed.ec != std::errc() || parsed.ptr != end) return InvalidArgument("'" + options.service + "': the shard must be a number");
+  }
+  wanted["shard"] = shard;
+  if (options.max_downtime_ms != 0) wanted["max_downtime_ms"] = options.max_downtime_ms;
+  GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  GODWIT_ASSIGN(json migration, cluster->Send("POST", "/v1/migrations", wanted));
+  const std::string target = "/v1/migrations/" + migration.value("id", "");
+  std::string phase = migration.value("phase", "");
+  if (session.wait) {
+    const auto over = [&]() -> Result<bool> {
+      GODWIT_ASSIGN(migration, cluster->Get(target));
+      const std::string now = migration.value("phase", "");
+      if (now != phase && options.watch) std::fprintf(stderr, "%s\n", now.c_str());
+      phase = now;
+      return IsFinalPhase(now);
+    };
+    GODWIT_ASSIGN([[maybe_unused]] const bool done, WaitUntil(session.timeout_s, over));
+  }
+  if (session.output == "table" || session.output == "wide") PrintSummary(migration);
+  else std::fputs(session.json() ? (migration.dump() + "\n").c_str() : FormatRow("migrations", migration, session.output).c_str(), stdout);
+  if (!session.wait || phase == "Done") return kExitDone;
+  if (!IsFinalPhase(phase)) {
+    std::fprintf(stderr, "godwit: the migration is still %s; see 'godwit get migrations %s'\n", phase.c_str(), migration.value("id", "").c_str());
+    return kExitNotConverged;
+  }
+  return FailedPrecondition("the migration " + std::string(phase == "Failed" ? "failed" : "was cancelled") + ": " + migration.value("error", ""));
+}
+
+}  // namespace
+
+void AddMigrateCommand(CLI::App& app, Session& session) {
+  auto options = std::make_shared<MigrateOptions>();
+  CLI::App* command = app.add_subcommand("migrate", "Move a service to another device while it runs");
+  command->add_option("service", options->service, "SERVICE or SERVICE/SHARD")->required();
+  command->add_option("--to", options->target, "Device")->required();
+  command->add_option("--mode", options->mode, "How")->check(CLI::IsMember({"auto", "stop"}))->default_val("auto");
+  command->add_option("--max-downtime", options->max_downtime_ms, "Milliseconds it may stand still");
+  command->add_flag("--watch", options->watch, "Show its phases");
+  command->footer("Example:\n  godwit migrate orders --to csd1 --watch");
+  command->callback([options, &session] { session.action = [options, &session] { return Migrate(*options, session); }; });
+}
+
+}  // namespace godwit::cli

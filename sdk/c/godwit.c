@@ -1,0 +1,209 @@
+#include "godwit.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define IMPORT(name) __attribute__((import_module("godwit"), import_name(#name)))
+
+// A godwit_request* is the number that the host knows the request by.
+typedef uint32_t handle;
+
+IMPORT(request_method) int32_t host_request_method(handle, char*, uint32_t);
+IMPORT(request_path) int32_t host_request_path(handle, char*, uint32_t);
+IMPORT(request_query) int32_t host_request_query(handle, char*, uint32_t);
+IMPORT(request_route) int32_t host_request_route(handle, char*, uint32_t);
+IMPORT(request_header) int32_t host_request_header(handle, const char*, uint32_t, char*, uint32_t);
+IMPORT(body_read) int32_t host_body_read(handle, void*, uint32_t);
+IMPORT(response_status) int32_t host_response_status(handle, uint32_t);
+IMPORT(response_header) int32_t host_response_header(handle, const char*, uint32_t, const char*, uint32_t);
+IMPORT(response_write) int32_t host_response_write(handle, const void*, uint32_t);
+IMPORT(call) int32_t host_call(handle, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t, const char*,
+                               uint32_t, const void*, uint32_t);
+IMPORT(call_status) int32_t host_call_status(handle, int32_t);
+IMPORT(call_header) int32_t host_call_header(handle, int32_t, const char*, uint32_t, char*, uint32_t);
+IMPORT(call_read) int32_t host_call_read(handle, int32_t, void*, uint32_t);
+IMPORT(call_close) int32_t host_call_close(handle, int32_t);
+IMPORT(dataset_size) int64_t host_dataset_size(handle, const char*, uint32_t);
+IMPORT(dataset_read) int32_t host_dataset_read(handle, const char*, uint32_t, uint64_t, void*, uint32_t);
+IMPORT(log) void host_log(uint32_t, const char*, uint32_t);
+IMPORT(deadline_ms) int64_t host_deadline_ms(handle);
+IMPORT(where_am_i) int32_t host_where_am_i(char*, uint32_t);
+IMPORT(time_ns) int64_t host_time_ns(void);
+
+static handle of(godwit_request* request) { return (handle)(uintptr_t)request; }
+
+// Terminates what the host copied.
+static int terminated(int length, char* to, size_t size) {
+  if (size == 0) return length;
+  to[length < 0 ? 0 : (size_t)length < size ? (size_t)length : size - 1] = 0;
+  return length;
+}
+
+int godwit_method(godwit_request* request, char* to, size_t size) {
+  return terminated(host_request_method(of(request), to, size), to, size);
+}
+int godwit_path(godwit_request* request, char* to, size_t size) {
+  return terminated(host_request_path(of(request), to, size), to, size);
+}
+int godwit_query(godwit_request* request, char* to, size_t size) {
+  return terminated(host_request_query(of(request), to, size), to, size);
+}
+int godwit_route(godwit_request* request, char* to, size_t size) {
+  return terminated(host_request_route(of(request), to, size), to, size);
+}
+int godwit_header(godwit_request* request, const char* name, char* to, size_t size) {
+  return terminated(host_request_header(of(request), name, strlen(name), to, size), to, size);
+}
+
+static int hex(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return -1;
+}
+
+static int decode(const char* from, size_t length, int plus, char* to, size_t size) {
+  size_t n = 0;
+  for (size_t i = 0; i < length; ++i) {
+    char c = from[i];
+    if (c == '%' && i + 2 < length && hex(from[i + 1]) >= 0 && hex(from[i + 2]) >= 0) {
+      c = (char)(hex(from[i + 1]) * 16 + hex(from[i + 2]));
+      i += 2;
+    } else if (plus && c == '+') {
+      c = ' ';
+    }
+    if (n + 1 < size) to[n] = c;
+    ++n;
+  }
+  return terminated((int)n, to, size);
+}
+
+int godwit_key(godwit_request* request, char* to, size_t size) {
+  char path[1024];
+  const int length = godwit_path(request, path, sizeof path);
+  if (length < 0) return terminated(length, to, size);
+  if ((size_t)length >= sizeof path) return terminated(-GODWIT_RESOURCE_EXHAUSTED, to, size);
+  const char* slash = strrchr(path, '/');
+  const char* segment = slash ? slash + 1 : path;
+  return decode(segment, strlen(segment), 0, to, size);
+}
+
+int godwit_query_value(godwit_request* request, const char* name, char* to, size_t size) {
+  char query[2048];
+  const int length = godwit_query(request, query, sizeof query);
+  if (length < 0) return terminated(length, to, size);
+  if ((size_t)length >= sizeof query) return terminated(-GODWIT_RESOURCE_EXHAUSTED, to, size);
+  const size_t name_length = strlen(name);
+  for (const char* at = query; *at;) {
+    const size_t part = strcspn(at, "&");
+    if (part >= name_length && memcmp(at, name, name_length) == 0 && (part == name_length || at[name_length] == '=')) {
+      const size_t skip = part == name_length ? name_length : name_length + 1;
+      return decode(at + skip, part - skip, 1, to, size);
+    }
+    at += part;
+    if (*at) ++at;
+  }
+  return terminated(-GODWIT_NOT_FOUND, to, size);
+}
+
+int godwit_is(godwit_request* request, const char* method) {
+  char text[33];
+  return godwit_method(request, text, sizeof text) >= 0 && strcmp(text, method) == 0;
+}
+
+int godwit_read(godwit_request* request, void* to, size_t size) { return host_body_read(of(request), to, size); }
+
+int godwit_read_all(godwit_request* request, void* to, size_t size) {
+  size_t length = 0;
+  for (;;) {
+    char beyond;
+    const int more = length < size ? godwit_read(request, (char*)to + length, size - length) : godwit_read(request, &beyond, 1);
+    if (more < 0) return more;
+    if (more == 0) return (int)length;
+    if (length == size) return -GODWIT_RESOURCE_EXHAUSTED;
+    length += (size_t)more;
+  }
+}
+
+int godwit_status(godwit_request* request, int status) { return host_response_status(of(request), (uint32_t)status); }
+
+int godwit_set_header(godwit_request* request, const char* name, const char* value) {
+  return host_response_header(of(request), name, strlen(name), value, strlen(value));
+}
+
+int godwit_write(godwit_request* request, const void* from, size_t size) {
+  const char* bytes = from;
+  while (size > 0) {
+    const int taken = host_response_write(of(request), bytes, size);
+    if (taken < 0) return taken;
+    bytes += taken;
+    size -= (size_t)taken;
+  }
+  return 0;
+}
+
+int godwit_puts(godwit_request* request, const char* text) { return godwit_write(request, text, strlen(text)); }
+
+int godwit_printf(godwit_request* request, const char* format, ...) {
+  char text[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  const int length = vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  if (length < 0) return -GODWIT_INVALID_ARGUMENT;
+  if ((size_t)length < sizeof text) return godwit_write(request, text, (size_t)length);
+  char* longer = malloc((size_t)length + 1);
+  if (longer == NULL) return -GODWIT_RESOURCE_EXHAUSTED;
+  va_start(arguments, format);
+  vsnprintf(longer, (size_t)length + 1, format, arguments);
+  va_end(arguments);
+  const int result = godwit_write(request, longer, (size_t)length);
+  free(longer);
+  return result;
+}
+
+int godwit_reply(godwit_request* request, int status, const char* content_type, const void* body, size_t size) {
+  int result = godwit_status(request, status);
+  if (result == 0 && content_type != NULL) result = godwit_set_header(request, "content-type", content_type);
+  return result == 0 ? godwit_write(request, body, size) : result;
+}
+
+godwit_answer godwit_call(godwit_request* request, const char* service, const char* method, const char* target,
+                          const char* headers, const void* body, size_t size) {
+  if (headers == NULL) headers = "";
+  return host_call(of(request), service, strlen(service), method, strlen(method), target, strlen(target), headers,
+                   strlen(headers), body, size);
+}
+godwit_answer godwit_get(godwit_request* request, const char* service, const char* target) {
+  return godwit_call(request, service, "GET", target, NULL, NULL, 0);
+}
+int godwit_answer_status(godwit_request* request, godwit_answer answer) { return host_call_status(of(request), answer); }
+int godwit_answer_header(godwit_request* request, godwit_answer answer, const char* name, char* to, size_t size) {
+  return terminated(host_call_header(of(request), answer, name, strlen(name), to, size), to, size);
+}
+int godwit_answer_read(godwit_request* request, godwit_answer answer, void* to, size_t size) {
+  return host_call_read(of(request), answer, to, size);
+}
+void godwit_answer_close(godwit_request* request, godwit_answer answer) { host_call_close(of(request), answer); }
+
+int64_t godwit_dataset_size(godwit_request* request, const char* dataset) {
+  return host_dataset_size(of(request), dataset, strlen(dataset));
+}
+int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size) {
+  return host_dataset_read(of(request), dataset, strlen(dataset), offset, to, size);
+}
+
+void godwit_log(int level, const char* text) { host_log((uint32_t)level, text, strlen(text)); }
+void godwit_logf(int level, const char* format, ...) {
+  char text[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  godwit_log(level, text);
+}
+int64_t godwit_deadline_ms(godwit_request* request) { return host_deadline_ms(of(request)); }
+int godwit_where_am_i(char* to, size_t size) { return terminated(host_where_am_i(to, size), to, size); }
+int64_t godwit_time_ns(void) { return host_time_ns(); }

@@ -1,0 +1,100 @@
+// Godwit's guest SDK for C and C++: what a service calls. docs/formats/guest-api.md describes the functions beneath.
+//
+// A reactor service defines godwit_handle; its memory lives on between requests:
+//
+//   #include <godwit.h>
+//   static int hits;
+//   void godwit_handle(godwit_request* request) {
+//     godwit_printf(request, "hit number %d\n", ++hits);
+//   }
+//
+// clang --target=wasm32-wasi -O2 -mexec-model=reactor -I sdk/c service.c sdk/c/godwit.c -o service.wasm
+//
+// Functions that return a negative number failed; -n is a godwit_error.
+#ifndef GODWIT_H
+#define GODWIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct godwit_request godwit_request;  // Valid until godwit_handle returns.
+typedef int32_t godwit_answer;                 // Of a call to another service.
+
+enum godwit_error {
+  GODWIT_INVALID_ARGUMENT = 1,
+  GODWIT_NOT_FOUND = 2,
+  GODWIT_FAILED_PRECONDITION = 3,
+  GODWIT_UNAVAILABLE = 4,
+  GODWIT_RESOURCE_EXHAUSTED = 5,
+  GODWIT_CORRUPT = 6,
+  GODWIT_INTERNAL = 7,
+  GODWIT_UNSUPPORTED = 8,
+  GODWIT_DEADLINE_EXCEEDED = 9,
+  GODWIT_PERMISSION_DENIED = 10,
+  GODWIT_ABORTED = 11,
+};
+
+enum godwit_log_level { GODWIT_ERROR = 0, GODWIT_WARNING = 1, GODWIT_INFO = 2, GODWIT_DEBUG = 3 };
+
+// Yours to define: called once per request.
+__attribute__((export_name("godwit_handle"))) void godwit_handle(godwit_request* request);
+
+// --- The request. Text is copied to `to` (at most `size` bytes, always terminated); the whole length is returned.
+int godwit_method(godwit_request* request, char* to, size_t size);
+int godwit_path(godwit_request* request, char* to, size_t size);   // Without the query.
+int godwit_query(godwit_request* request, char* to, size_t size);  // Without '?', not decoded.
+int godwit_route(godwit_request* request, char* to, size_t size);  // That matched, for example "/store/{key}".
+int godwit_header(godwit_request* request, const char* name, char* to, size_t size);
+// The last segment of the path, percent-decoded: the value of the route's {parameter}.
+int godwit_key(godwit_request* request, char* to, size_t size);
+// The value of a parameter of the query, percent-decoded; -GODWIT_NOT_FOUND.
+int godwit_query_value(godwit_request* request, const char* name, char* to, size_t size);
+// 1 if the request's method is `method`.
+int godwit_is(godwit_request* request, const char* method);
+
+// Reads some of the body: bytes read, 0 at its end. Waits for the client.
+int godwit_read(godwit_request* request, void* to, size_t size);
+// Reads all of it: its length, or -GODWIT_RESOURCE_EXHAUSTED if it is longer than `size`.
+int godwit_read_all(godwit_request* request, void* to, size_t size);
+
+// --- The response. Status and headers come before the first byte of the body.
+int godwit_status(godwit_request* request, int status);
+int godwit_set_header(godwit_request* request, const char* name, const char* value);
+// Writes all of it; waits for the client where it is slow.
+int godwit_write(godwit_request* request, const void* from, size_t size);
+int godwit_puts(godwit_request* request, const char* text);
+__attribute__((format(printf, 2, 3))) int godwit_printf(godwit_request* request, const char* format, ...);
+// An answer in one call: status, content type, body.
+int godwit_reply(godwit_request* request, int status, const char* content_type, const void* body, size_t size);
+
+// --- Other services, where the manifest's [calls] allows it. Deadline and trace context are passed on.
+// headers: lines "Name: value\n", or NULL. Returns an answer (to be closed), or a negative error.
+godwit_answer godwit_call(godwit_request* request, const char* service, const char* method, const char* target,
+                          const char* headers, const void* body, size_t size);
+godwit_answer godwit_get(godwit_request* request, const char* service, const char* target);
+int godwit_answer_status(godwit_request* request, godwit_answer answer);
+int godwit_answer_header(godwit_request* request, godwit_answer answer, const char* name, char* to, size_t size);
+int godwit_answer_read(godwit_request* request, godwit_answer answer, void* to, size_t size);  // 0 at the end.
+void godwit_answer_close(godwit_request* request, godwit_answer answer);
+
+// --- Datasets, where the manifest's [data] grants it.
+int64_t godwit_dataset_size(godwit_request* request, const char* dataset);
+// Up to 512 KiB from `offset`; fewer bytes than asked may come, 0 at or past the end.
+int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size);
+
+// --- Around it.
+void godwit_log(int level, const char* text);
+__attribute__((format(printf, 2, 3))) void godwit_logf(int level, const char* format, ...);
+int64_t godwit_deadline_ms(godwit_request* request);  // Left for this request.
+int godwit_where_am_i(char* to, size_t size);         // "csd0 csd x86_64": device, its class, its ISA.
+int64_t godwit_time_ns(void);                         // Since 1970.
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -106,6 +106,14 @@ TEST(CompileTest, RecursionWithoutLoopsCanStop) {
   EXPECT_GE(SafepointsOf(Description(output), 0), 1u);
 }
 
+TEST(CompileTest, ACallThatNeverReturnsIsStillChecked) {
+  const Output output = MustCompile(R"((module (memory 1)
+    (func $spin (loop $l (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1))) (br $l)))
+    (func (export "f") (result i32)
+      (i32.store (i32.const 4) (i32.const 1)) (call $spin) (i32.load (i32.const 4)))))", For({Isa::kX86_64}));
+  EXPECT_GE(SafepointsOf(Description(output), 1), 1u);
+}
+
 TEST(CompileTest, WithoutSafepointsThereAreNone) {
   Options options = For({Isa::kX86_64});
   options.safepoints = false;

@@ -9,7 +9,6 @@
 #include <llvm/IR/MDBuilder.h>
 #include <llvm/Transforms/Utils/BasicBlockUtils.h>
 #include <llvm/Transforms/Utils/Cloning.h>
-#include <llvm/Transforms/Utils/Local.h>
 #include <llvm/Transforms/Utils/PromoteMemToReg.h>
 
 #include <optional>
@@ -193,6 +192,8 @@ class CloneBuilder {
     llvm::SmallVector<llvm::ReturnInst*, 8> returns;
     llvm::CloneFunctionInto(clone_, &original, map_, llvm::CloneFunctionChangeType::LocalChangesOnly, returns);
     clone_->setAttributes({});
+    clone_->setDoesNotThrow();
+    for (unsigned i : {0u, 1u}) clone_->addParamAttr(i, llvm::Attribute::NoAlias);
     clone_->setSection(".text.resume");
   }
 
@@ -215,7 +216,7 @@ class CloneBuilder {
     }
     if (!frame_) MakeSlots();  // After the checks: what they spill and what follows them must read the slots.
     MakeEntry(blocks);
-    llvm::removeUnreachableBlocks(*clone_);
+    llvm::EliminateUnreachableBlocks(*clone_);
     std::vector<AllocaInst*> slots;
     for (auto& [value, slot] : slots_) slots.push_back(slot);
     llvm::DominatorTree dominators(*clone_);
@@ -336,7 +337,7 @@ class CloneBuilder {
   llvm::MapVector<Value*, AllocaInst*> slots_;
 };
 
-// Instrumented functions write the context and return early, whatever was inferred of them before.
+// Instrumented functions will write the context and return early, whatever was inferred of them before.
 void StripInferredFacts(AbiIr& abi) {
   llvm::LLVMContext& llvm = abi.llvm;
   llvm::AttributeList plain = llvm::AttributeList().addFnAttribute(llvm, llvm::Attribute::NoUnwind);
@@ -411,6 +412,8 @@ void RestoreContextArguments(AbiIr& abi) {
 }
 
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
+  // First, since cloning and cutting dead blocks would believe "does not return".
+  StripInferredFacts(abi);
   std::vector<FunctionSafepoints> result;
   for (StopSites& found : FindStopSites(abi)) {
     Function& function = *found.function;
@@ -444,7 +447,6 @@ Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
       records.safepoints.push_back(RecordOf(site));
     }
   }
-  StripInferredFacts(abi);
   return result;
 }
 

@@ -1,0 +1,94 @@
+// Exchange: one request on its way through an instance - its body coming in, its response going out, and what must
+// travel with it when the instance moves. Guarded by its host's mutex, but for `wake`.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "agent/environment.h"
+#include "agent/event_fd.h"
+#include "agent/request.h"
+#include "runtime/instance.h"
+
+namespace godwit::agent {
+
+struct Exchange;
+
+// A question to the environment that a guest waits for.
+template <typename T>
+struct Waiting {
+  std::mutex mutex;
+  std::optional<Result<T>> result;
+  std::shared_ptr<Exchange> exchange;
+  std::shared_ptr<Pending> pending;
+};
+
+struct Exchange {
+  NewRequest request;
+  std::uint32_t handle = 0;
+  std::shared_ptr<RequestSink> sink;  // Null while nobody is attached.
+
+  enum class Phase { kWaiting, kRunning, kAnswered, kEnded };  // kAnswered: the guest is done, bytes may remain.
+  Phase phase = Phase::kWaiting;
+  bool carried = false;                  // Went into the last capture.
+  std::uint64_t captured_received = 0;   // body_received then.
+
+  // Body. body[body_read..] is received and not read by the guest.
+  std::string body;
+  std::size_t body_read = 0;
+  std::uint64_t body_received = 0;
+  std::uint64_t body_acknowledged = 0;
+  bool body_ended = false;
+
+  // Response. `out` begins at out_base; bytes before out_sent were given to the sink.
+  bool head_committed = false, head_sent = false;
+  std::uint16_t status = 200;
+  std::vector<Header> headers;
+  std::string out;
+  std::uint64_t out_base = 0, out_sent = 0;
+  bool out_ended = false, last_sent = false;
+  std::string cgi_buffer;
+
+  // The guest's side.
+  runtime::TaskId task = 0;
+  std::uint64_t cpu_ns = 0;
+  std::chrono::steady_clock::time_point begun{};
+  std::map<std::uint32_t, std::pair<CallAnswer, std::size_t>> answers;  // And how much of the body was read.
+  std::shared_ptr<Waiting<CallAnswer>> call;
+  std::shared_ptr<Waiting<Bytes>> data;
+  std::shared_ptr<Waiting<std::uint64_t>> size;
+
+  std::atomic<bool> wake{false};             // Something the guest may wait for has happened.
+  std::shared_ptr<EventFd> worker;           // Of the thread that runs it.
+  void Wake() {
+    wake.store(true);
+    if (worker) worker->Signal();
+  }
+
+  std::uint64_t body_consumed() const { return body_received - (body.size() - body_read); }
+  std::uint64_t out_end() const { return out_base + out.size(); }
+  bool open() const { return phase == Phase::kWaiting || phase == Phase::kRunning; }
+  std::size_t room() const { return out.size() < kWindowBytes ? kWindowBytes - out.size() : 0; }
+
+  // A copy of what travels: nothing of the guest's waits, no sink.
+  std::shared_ptr<Exchange> Copy() const;
+  // Takes body bytes at `offset`; what is known already is skipped. False: a gap, or more than the window.
+  bool TakeBody(std::uint64_t offset, ByteView bytes, bool last);
+  // Moves up to `bytes` of the body to `to`; tells the sink now and then.
+  std::size_t ReadBody(std::uint8_t* to, std::size_t bytes);
+  // Takes at most room() bytes of response; returns how many. Commits the head.
+  std::size_t Write(std::string_view bytes);
+  void Finish();  // The guest has answered.
+  void Acknowledge(std::uint64_t offset);
+  // Gives the sink what it has not got.
+  void Flush();
+  void Attach(std::shared_ptr<RequestSink> to, std::uint64_t response_offset, bool head_received);
+};
+
+}  // namespace godwit::agent

@@ -1,0 +1,49 @@
+// GuestApi: the import module "godwit" (docs/formats/guest-api.md): what a service's code calls to read its request,
+// answer it, call other services and read datasets. Its state is its requests', which the host keeps and moves.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "agent/environment.h"
+#include "agent/exchange.h"
+#include "model/manifest.h"
+#include "runtime/host.h"
+
+namespace godwit::agent {
+
+inline constexpr std::string_view kGuestModule = "godwit";
+inline constexpr std::size_t kCallsOpenMax = 16;         // Answers that one request holds without closing them.
+inline constexpr std::size_t kCallBodyBytesMax = 16 << 20;
+inline constexpr std::size_t kResponseHeadersMax = 64;
+inline constexpr std::size_t kLogLineBytesMax = 8 << 10;
+
+// The host's side of GuestApi.
+class GuestRequests {
+ public:
+  virtual ~GuestRequests() = default;
+  virtual std::mutex& mutex() = 0;
+  // The request the guest calls `handle`, or, for 0, the one that `task` of this instance serves. Null if there is none
+  // or its answer is complete. It stays while that task lives. The mutex is held.
+  virtual Exchange* Find(std::uint32_t handle, runtime::Instance& instance, runtime::TaskId task) = 0;
+  virtual std::shared_ptr<Exchange> Share(Exchange* exchange) = 0;
+  virtual const model::Manifest& manifest() const = 0;
+  virtual const Asker& asker() const = 0;
+  virtual Environment& environment() = 0;
+};
+
+class GuestApi final : public runtime::HostModule {
+ public:
+  // `requests` outlives the instance.
+  explicit GuestApi(GuestRequests* requests) : requests_(requests) {}
+  std::string_view name() const override { return kGuestModule; }
+  std::optional<runtime::HostFunction> Find(std::string_view function) const override;
+  Result<Bytes> Save() const override { return Bytes{}; }
+  Status Load(ByteView) override { return {}; }
+  GuestRequests& requests() { return *requests_; }
+
+ private:
+  GuestRequests* requests_;
+};
+
+}  // namespace godwit::agent

@@ -1,0 +1,345 @@
+// The host's front: requests in and out, pausing, moving. host_core.h has the state, worker.cc the threads.
+#include "agent/instance_host.h"
+
+#include <algorithm>
+#include <condition_variable>
+
+#include <fmt/format.h>
+
+#include "agent/host_core.h"
+#include "agent/worker.h"
+
+namespace godwit::agent {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Phase = Exchange::Phase;
+
+class Captured final : public CapturedHost {
+ public:
+  Captured(Bundle bundle, std::uint64_t memory_bytes, std::uint64_t estimate)
+      : bundle_(std::move(bundle)), memory_bytes_(memory_bytes), estimate_(estimate) {}
+  Status Encode(const std::function<Status(ByteView)>& sink) override { return EncodeBundle(bundle_, sink); }
+  std::uint64_t bytes_estimate() const override { return estimate_; }
+  std::uint64_t memory_bytes() const override { return memory_bytes_; }
+  std::size_t running() const override { return bundle_.snapshots.size(); }
+  std::size_t requests() const override { return bundle_.requests.size(); }
+
+ private:
+  Bundle bundle_;
+  std::uint64_t memory_bytes_, estimate_;
+};
+
+class Host final : public InstanceHost {
+ public:
+  explicit Host(Options options) : core_(std::move(options)) {}
+  ~Host() override;
+
+  Status Start();
+  Status Load(Bundle bundle);
+
+  void Open(NewRequest request, std::shared_ptr<RequestSink> sink) override;
+  void Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool last) override;
+  void ResponseAck(const RequestId& id, std::uint64_t offset) override;
+  void Cancel(const RequestId& id) override;
+  void Attach(const RequestId& id, std::uint64_t response_offset, bool head_received,
+              std::shared_ptr<RequestSink> sink) override;
+  void Detach(const RequestSink* sink) override;
+  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout) override;
+  void Resume() override;
+  void Release(const Location& to) override;
+  Statistics statistics() const override;
+  const model::InstanceRecord& record() const override { return core_.options.record; }
+  const model::ServiceRecord& service() const override { return core_.options.service; }
+
+ private:
+  void JoinWorkers(std::unique_lock<std::mutex>& lock);
+
+  mutable HostCore core_;
+};
+
+Status Host::Start() {
+  GODWIT_TRY(CheckModule(core_.options.module->module(), core_.options.service.manifest.kind));
+  if (core_.reactor()) {
+    auto worker = std::make_unique<Worker>(&core_);
+    GODWIT_TRY(worker->Initialise());
+    core_.workers.push_back(std::move(worker));
+    core_.workers.back()->Launch();
+  }
+  core_.LaunchTimer();
+  return {};
+}
+
+Status Host::Load(Bundle bundle) {
+  const Options& options = core_.options;
+  if (bundle.service != options.service.name.value || bundle.instance != options.record.id.value) {
+    return FailedPrecondition(fmt::format("the bundle holds instance {} of service {}, not {}", bundle.instance,
+                                          bundle.service, options.record.id.value));
+  }
+  if (bundle.package != options.module->package().digest()) {
+    return FailedPrecondition("the bundle was made with another package: " + bundle.package);
+  }
+  GODWIT_TRY(CheckModule(options.module->module(), options.service.manifest.kind));
+  if (core_.reactor() && bundle.snapshots.size() != 1) return Corrupt("host bundle: a reactor has one instance");
+  if (bundle.snapshots.size() > std::max<std::size_t>(kCommandInstancesMax, 1)) {
+    return Corrupt("host bundle: more instances than a host runs");
+  }
+  core_.paused = true;
+  core_.next_handle = bundle.next_handle;
+  std::vector<std::vector<std::shared_ptr<Exchange>>> served(bundle.snapshots.size());
+  for (BundledRequest& request : bundle.requests) {
+    if (!core_.exchanges.emplace(request.exchange->request.id, request.exchange).second) {
+      return Corrupt("host bundle: one request twice");
+    }
+    if (request.exchange->phase == Phase::kWaiting) core_.waiting.push_back(request.exchange);
+    if (request.instance) served[*request.instance].push_back(request.exchange);
+  }
+  for (std::size_t i = 0; i < bundle.snapshots.size(); ++i) {
+    auto worker = std::make_unique<Worker>(&core_);
+    GODWIT_TRY(worker->Restore(bundle.snapshots[i], std::move(served[i])));
+    core_.workers.push_back(std::move(worker));
+  }
+  for (const auto& worker : core_.workers) worker->Launch();
+  core_.LaunchTimer();
+  return {};
+}
+
+void Host::JoinWorkers(std::unique_lock<std::mutex>& lock) {
+  core_.stopping = true;
+  for (const auto& worker : core_.workers) worker->CancelRunning();
+  core_.changed.notify_all();
+  auto workers = std::move(core_.workers);
+  core_.workers.clear();
+  lock.unlock();
+  workers.clear();  // Joins.
+  core_.JoinTimer();
+  lock.lock();
+}
+
+Host::~Host() {
+  std::unique_lock lock(core_.lock);
+  if (!core_.released) {
+    const auto exchanges = core_.exchanges;
+    for (const auto& [id, exchange] : exchanges) {
+      if (!exchange->open()) continue;
+      core_.Fail(*exchange, {.status = 503,
+                             .code = ErrorCode::kUnavailable,
+                             .message = "the instance was stopped",
+                             .begun = exchange->phase != Phase::kWaiting,
+                             .retry_after_ms = 1000});
+    }
+    JoinWorkers(lock);
+  }
+}
+
+void Host::Open(NewRequest request, std::shared_ptr<RequestSink> sink) {
+  const std::lock_guard lock(core_.lock);
+  if (const auto known = core_.exchanges.find(request.id); known != core_.exchanges.end()) {
+    if (core_.released) {
+      sink->Moved(request.id, core_.moved_to, known->second->captured_received, known->second->carried);
+    } else {
+      known->second->Attach(std::move(sink), 0, false);
+    }
+    return;
+  }
+  if (core_.released) {
+    sink->Moved(request.id, core_.moved_to, 0, false);
+    return;
+  }
+  ++core_.requests_total;
+  auto exchange = std::make_shared<Exchange>();
+  exchange->request = std::move(request);
+  exchange->sink = std::move(sink);
+  exchange->body_ended = !exchange->request.body_follows;
+  const model::Limits& limits = core_.options.service.manifest.limits;
+  exchange->request.deadline = std::min(exchange->request.deadline, Clock::now() + limits.request_timeout);
+  if (exchange->request.body_bytes > 0 && static_cast<std::uint64_t>(exchange->request.body_bytes) > limits.body.value) {
+    return core_.Fail(*exchange, TooLarge(limits.body));
+  }
+  if (core_.waiting.size() >= kWaitingRequestsMax) {
+    return core_.Fail(*exchange, {.status = 503,
+                                  .code = ErrorCode::kResourceExhausted,
+                                  .message = fmt::format("{} requests wait for this instance already", kWaitingRequestsMax),
+                                  .begun = false,
+                                  .retry_after_ms = 1000});
+  }
+  exchange->handle = core_.NewHandle();
+  core_.exchanges.emplace(exchange->request.id, exchange);
+  core_.waiting.push_back(exchange);
+  core_.ArmTimer(exchange->request.deadline);
+  core_.Dispatch();
+}
+
+void Host::Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool last) {
+  const std::lock_guard lock(core_.lock);
+  Exchange* exchange = core_.FindOpen(id);
+  if (exchange == nullptr) return;
+  const ByteCount limit = core_.options.service.manifest.limits.body;
+  if (offset + bytes.size() > limit.value) return core_.Fail(*exchange, TooLarge(limit));
+  if (!exchange->TakeBody(offset, bytes, last)) {
+    return core_.Fail(*exchange, {.status = 502,
+                                  .code = ErrorCode::kCorrupt,
+                                  .message = "the gateway sent body bytes out of order or beyond the window"});
+  }
+  exchange->Wake();
+}
+
+void Host::ResponseAck(const RequestId& id, std::uint64_t offset) {
+  const std::lock_guard lock(core_.lock);
+  const auto found = core_.exchanges.find(id);
+  if (found == core_.exchanges.end() || core_.released) return;
+  found->second->Acknowledge(offset);
+  if (found->second->phase == Phase::kEnded) core_.exchanges.erase(found);
+}
+
+void Host::Cancel(const RequestId& id) {
+  const std::lock_guard lock(core_.lock);
+  const auto found = core_.exchanges.find(id);
+  if (found == core_.exchanges.end() || core_.released) return;
+  found->second->sink = nullptr;
+  core_.Fail(*found->second, {.status = 499, .code = ErrorCode::kAborted, .message = "cancelled by the client"});
+}
+
+void Host::Attach(const RequestId& id, std::uint64_t response_offset, bool head_received,
+                  std::shared_ptr<RequestSink> sink) {
+  const std::lock_guard lock(core_.lock);
+  const auto found = core_.exchanges.find(id);
+  if (found == core_.exchanges.end()) {
+    sink->Failed(id, {.status = 502,
+                      .code = ErrorCode::kNotFound,
+                      .message = "the request is not known here",
+                      .problem = {},
+                      .begun = true});
+    return;
+  }
+  Exchange& exchange = *found->second;
+  if (core_.released) {
+    sink->Moved(id, core_.moved_to, exchange.captured_received, exchange.carried);
+    return;
+  }
+  exchange.Attach(std::move(sink), response_offset, head_received);
+}
+
+void Host::Detach(const RequestSink* sink) {
+  const std::lock_guard lock(core_.lock);
+  for (const auto& [id, exchange] : core_.exchanges) {
+    if (exchange->sink.get() == sink) exchange->sink = nullptr;
+  }
+}
+
+Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(core_.lock);
+  if (core_.released || core_.stopping) return FailedPrecondition("the instance is not here any more");
+  if (core_.paused) return FailedPrecondition("the instance is being moved already");
+  core_.paused = true;
+  for (const auto& worker : core_.workers) worker->RequestStop();
+  const bool parked = core_.changed.wait_for(lock, timeout, [&] {
+    return core_.stopping ||
+           std::all_of(core_.workers.begin(), core_.workers.end(), [](const auto& worker) { return worker->parked(); });
+  });
+  Bundle bundle;
+  Status status;
+  if (core_.stopping) status = FailedPrecondition("the instance is being stopped");
+  if (!parked) status = DeadlineExceeded(fmt::format("the instance did not stop within {} ms", timeout.count()));
+  std::map<const Exchange*, std::uint32_t> served_by;
+  std::uint64_t memory_bytes = 0, estimate = 1 << 20;
+  for (const auto& worker : core_.workers) {
+    if (!status.ok() || !worker->has_instance()) continue;
+    auto snapshot = worker->TakeSnapshot();
+    if (!snapshot.ok()) {
+      status = snapshot.error();
+      continue;
+    }
+    for (const Exchange* exchange : worker->serving()) served_by[exchange] = static_cast<std::uint32_t>(bundle.snapshots.size());
+    memory_bytes += worker->memory_bytes();
+    for (const snapshot::Memory& memory : snapshot->memories) {
+      for (const snapshot::PageRun& run : memory.runs) estimate += run.bytes.size() + 64;
+    }
+    for (const snapshot::Stack& stack : snapshot->stacks) estimate += stack.frames.size();
+    bundle.snapshots.push_back(std::move(snapshot).value());
+  }
+  if (!status.ok()) {
+    bundle.snapshots.clear();
+    core_.Unpause();
+    return status.error();
+  }
+  bundle.service = core_.options.service.name.value;
+  bundle.instance = core_.options.record.id.value;
+  bundle.package = core_.options.module->package().digest();
+  bundle.next_handle = core_.next_handle;
+  const auto carry = [&](const std::shared_ptr<Exchange>& exchange, std::optional<std::uint32_t> instance) {
+    exchange->carried = true;
+    exchange->captured_received = exchange->body_received;
+    estimate += exchange->body.size() + exchange->out.size() + exchange->cgi_buffer.size() + 4096;
+    for (const auto& [handle, answer] : exchange->answers) estimate += answer.first.body.size();
+    bundle.requests.push_back({exchange->Copy(), instance});
+  };
+  for (const auto& [id, exchange] : core_.exchanges) {
+    exchange->carried = false;
+    exchange->captured_received = 0;
+    const auto served = served_by.find(exchange.get());
+    if (exchange->phase == Phase::kRunning && served != served_by.end()) carry(exchange, served->second);
+    // Answered and given to a channel that lives: nobody will ask again.
+    if (exchange->phase == Phase::kAnswered && !(exchange->last_sent && exchange->sink)) carry(exchange, std::nullopt);
+  }
+  for (const auto& exchange : core_.waiting) {
+    if (exchange->phase == Phase::kWaiting) carry(exchange, std::nullopt);
+  }
+  return std::unique_ptr<CapturedHost>(std::make_unique<Captured>(std::move(bundle), memory_bytes, estimate));
+}
+
+void Host::Resume() {
+  const std::lock_guard lock(core_.lock);
+  if (core_.released || !core_.paused) return;
+  core_.Unpause();
+}
+
+void Host::Release(const Location& to) {
+  std::unique_lock lock(core_.lock);
+  if (core_.released) return;
+  core_.released = true;
+  core_.moved_to = to;
+  for (const auto& [id, exchange] : core_.exchanges) {
+    if (!exchange->sink || exchange->phase == Phase::kEnded || (exchange->phase == Phase::kAnswered && exchange->last_sent)) {
+      continue;
+    }
+    exchange->sink->Moved(id, to, exchange->captured_received, exchange->carried);
+    exchange->sink = nullptr;
+  }
+  core_.waiting.clear();
+  JoinWorkers(lock);
+}
+
+InstanceHost::Statistics Host::statistics() const {
+  const std::lock_guard lock(core_.lock);
+  Statistics statistics{.requests_total = core_.requests_total,
+                        .failed_total = core_.failed_total,
+                        .traps_total = core_.traps_total,
+                        .running = 0,
+                        .waiting = core_.waiting.size(),
+                        .memory_bytes = 0,
+                        .paused = core_.paused,
+                        .released = core_.released};
+  for (const auto& worker : core_.workers) {
+    statistics.running += worker->serving().size();
+    statistics.memory_bytes += worker->memory_bytes();
+  }
+  return statistics;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<InstanceHost>> InstanceHost::Create(Options options) {
+  auto host = std::make_unique<Host>(std::move(options));
+  GODWIT_TRY(host->Start());
+  return std::unique_ptr<InstanceHost>(std::move(host));
+}
+
+Result<std::unique_ptr<InstanceHost>> InstanceHost::CreateFromBundle(Options options, ByteView bundle) {
+  GODWIT_ASSIGN(auto decoded, DecodeBundle(bundle));
+  auto host = std::make_unique<Host>(std::move(options));
+  GODWIT_TRY(host->Load(std::move(decoded)));
+  return std::unique_ptr<InstanceHost>(std::move(host));
+}
+
+}  // namespace godwit::agent

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <pwd.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -31,9 +30,8 @@ constexpr milliseconds kKillGrace{5000};  // From SIGKILL until we give up waiti
 constexpr milliseconds kPollInterval{20};
 
 std::string Home() {
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home != 0) return home;
-  const passwd* entry = getpwuid(getuid());
-  return entry != nullptr ? entry->pw_dir : "/";
+  const char* home = std::getenv("HOME");
+  return home != nullptr && *home != 0 ? home : "/";
 }
 
 std::string UserFolder(const char* variable, const char* fallback) {

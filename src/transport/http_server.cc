@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/buffer_body.hpp>
@@ -146,14 +147,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (!Active(serial) || !begun_ || finishing_) return;
     finishing_ = true;
     if (chunked_) Queue("0\r\n\r\n", nullptr);
-    if (!writing_) Finished();
+    if (!writing_ && queue_.empty()) Finished();
   }
 
   void Abort(std::uint64_t serial) {
     if (!Active(serial)) return;
-    on_gone_ = nullptr;
     ++serial_;
-    Close();
+    Gone(false);
   }
 
   void OnDisconnect(std::uint64_t serial, std::function<void()> gone) {
@@ -246,11 +246,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
     });
   }
 
-  void Gone() {
+  // The connection ends before the response does. `tell` the handler, unless it was the one that cut it.
+  void Gone(bool tell = true) {
     if (phase_ != Phase::kExchange) return;
     auto self = shared_from_this();
-    gone_serial_ = serial_++;
-    auto gone = std::move(on_gone_);
+    if (tell) gone_serial_ = serial_++;
+    auto gone = tell ? std::move(on_gone_) : nullptr;
     on_gone_ = nullptr;
     auto queue = std::move(queue_);
     queue_.clear();
@@ -337,7 +338,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Queue(std::string bytes, std::function<void(Status)> done) {
     queued_ += bytes.size();
     queue_.push_back({std::move(bytes), std::move(done)});
-    if (!writing_) Flush();
+    if (writing_ || flush_posted_) return;
+    // What the handler writes in one go leaves in one system call.
+    flush_posted_ = true;
+    asio::post(loop_.context(), [self = shared_from_this()] {
+      self->flush_posted_ = false;
+      if (!self->writing_ && !self->queue_.empty() && self->phase_ == Phase::kExchange) self->Flush();
+    });
   }
 
   void Flush() {
@@ -408,7 +415,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   unsigned version_ = 11;
   bool is_head_ = false, keep_alive_ = true, expects_continue_ = false;
   bool begun_ = false, finishing_ = false, chunked_ = false, bodiless_ = false;
-  bool reading_ = false, writing_ = false, watching_ = false;
+  bool reading_ = false, writing_ = false, watching_ = false, flush_posted_ = false;
 };
 
 // What the handler holds.

@@ -149,7 +149,7 @@ json Observed(const ClusterView& view, const ServiceRecord& service) {
   for (const InstanceRecord& instance : view.instances) {
     if (instance.service != service.name) continue;
     instances.push_back(Parse(instance.ToJson()));
-    if (instance.state == InstanceState::kRunning) ++running;
+    if (instance.state == InstanceState::kRunning && instance.package == service.package) ++running;
     else waiting = instance.id.value + " is " + std::string(ToString(instance.state)) +
                    (instance.reason.empty() ? "" : ": " + instance.reason);
   }

@@ -1,0 +1,200 @@
+#include "control/reconcile.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace godwit::control {
+namespace {
+
+using namespace model;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class ReconcileTest : public ::testing::Test {
+ protected:
+  DeviceRecord& Device(const std::string& name, DeviceClass device_class = DeviceClass::kHost, const std::string& isa = "x86_64") {
+    view.alive[DeviceName(name)] = BootId{1};
+    view.devices.push_back({DeviceName(name), device_class, isa, 1, 1_GiB, 0, DeviceState::kReady, BootId{1}, "", "http://" + name, {}});
+    return view.devices.back();
+  }
+  void Lose(const std::string& device) { view.alive.erase(DeviceName(device)); }
+  ServiceRecord& Service(const std::string& name, const std::string& more = "") {
+    const auto manifest = Manifest::FromToml("[service]\nname = \"" + name + "\"\n" + more, "test");
+    EXPECT_TRUE(manifest.ok()) << manifest.error().message;
+    view.packages.try_emplace("sha256:p", model::PackageRecord{"sha256:p", {}, {"x86_64", "aarch64"}});
+    view.services.push_back({ServiceName(name), *manifest, "sha256:p", 1});
+    return view.services.back();
+  }
+  InstanceRecord& Instance(const std::string& service, const std::string& device, InstanceState state = InstanceState::kRunning,
+                           std::uint32_t shard = 0) {
+    view.instances.push_back({InstanceId(service + "-" + std::to_string(view.instances.size())), ServiceName(service), shard,
+                              DeviceName(device), {1}, state, "", "sha256:p"});
+    return view.instances.back();
+  }
+  MigrationRecord& Migration(const InstanceRecord& instance, const std::string& target, MigrationPhase phase) {
+    MigrationRecord migration;
+    migration.id = MigrationId("m-" + std::to_string(view.migrations.size()));
+    migration.service = instance.service;
+    migration.instance = instance.id;
+    migration.source = instance.device;
+    migration.target = DeviceName(target);
+    migration.epoch = instance.epoch.Next();
+    migration.phase = phase;
+    view.migrations.push_back(migration);
+    return view.migrations.back();
+  }
+
+  // Decisions as lines.
+  std::vector<std::string> Decisions() {
+    std::vector<std::string> lines;
+    int ids = 0;
+    for (const Decision& decision : Reconcile(view, [&](const std::string& prefix) { return prefix + "-new" + std::to_string(ids++); })) {
+      lines.push_back(std::visit([](const auto& d) { return Line(d); }, decision));
+    }
+    return lines;
+  }
+  static std::string Line(const SetDeviceState& d) { return d.device.value + " " + std::string(ToString(d.state)); }
+  static std::string Line(const CreateInstance& d) {
+    return "create " + d.instance.service.value + "/" + std::to_string(d.instance.shard) + " on " + d.instance.device.value;
+  }
+  static std::string Line(const DeleteInstance& d) { return "delete " + d.instance.value; }
+  static std::string Line(const SetInstanceState& d) { return d.instance.value + " " + std::string(ToString(d.state)) + ": " + d.reason; }
+  static std::string Line(const EndMigration& d) {
+    return d.migration.value + " " + std::string(ToString(d.phase)) + (d.error.empty() ? "" : ": " + d.error);
+  }
+
+  ClusterView view;
+};
+
+constexpr char kStateful[] = "state = \"stateful\"\n";
+
+TEST_F(ReconcileTest, AServiceWithoutAnInstanceGetsOneOnAHostFirst) {
+  Device("a-csd", DeviceClass::kCsd);
+  Device("host0");
+  Service("web");
+  EXPECT_THAT(Decisions(), ElementsAre("create web/0 on host0"));
+}
+
+TEST_F(ReconcileTest, AServiceThatRunsNeedsNothing) {
+  Device("host0");
+  Service("web");
+  Instance("web", "host0");
+  EXPECT_THAT(Decisions(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, EveryShardAndEveryReplicaGetsAnInstanceAndTheySpread) {
+  Device("host0");
+  Device("host1");
+  Service("shards", std::string(kStateful) + "shards = 2\n");
+  Service("many", "[scale]\nmin = 2\nmax = 3\n");
+  EXPECT_THAT(Decisions(), ElementsAre("create shards/0 on host0", "create shards/1 on host1", "create many/0 on host0", "create many/0 on host1"));
+}
+
+TEST_F(ReconcileTest, PlacementRequiresPrefersAndStaysNear) {
+  Device("csd0", DeviceClass::kCsd);
+  Device("csd1", DeviceClass::kCsd, "aarch64");
+  Device("host0");
+  view.datasets.push_back({DatasetName("words"), DeviceName("csd1"), {1}, ""});
+  const auto chosen = [&](const std::string& more) {
+    view.services.clear();
+    const auto device = ChooseDevice(view, Service("s", more));
+    return device.ok() ? device->value : device.error().message;
+  };
+  EXPECT_EQ(chosen(""), "host0");
+  EXPECT_EQ(chosen("[placement.prefer]\nclass = \"csd\"\n"), "csd0");
+  EXPECT_EQ(chosen("[placement.prefer]\nclass = \"cpm\"\n"), "host0");
+  EXPECT_EQ(chosen("[placement.require]\nisa = \"aarch64\"\n"), "csd1");
+  EXPECT_EQ(chosen("[placement]\nnear = \"words\"\n"), "csd1");
+  EXPECT_EQ(chosen("[placement.require]\ndevice = \"csd0\"\n"), "csd0");
+  EXPECT_EQ(chosen("[placement.require]\nclass = \"cpm\"\n"),
+            "no device fits; csd0: [placement] requires class = cpm; csd1: [placement] requires class = cpm; host0: [placement] requires class = cpm");
+  EXPECT_NE(chosen("[limits]\nmemory = \"2Gi\"\n").find("host0: it has less memory"), std::string::npos);
+  view.packages["sha256:p"].isas = {"aarch64"};
+  EXPECT_EQ(chosen(""), "csd1");
+  view.devices[2].state = DeviceState::kCordoned;
+  Lose("csd1");
+  EXPECT_EQ(chosen(""), "no device fits; csd0: the package has no code for x86_64; csd1: is offline; host0: is cordoned");
+}
+
+TEST_F(ReconcileTest, ADeviceWithoutItsLeaseIsOfflineAndItsStatelessInstancesGoElsewhere) {
+  Device("host0");
+  Device("host1");
+  Service("web");
+  Instance("web", "host0");
+  Lose("host0");
+  EXPECT_THAT(Decisions(), ElementsAre("host0 offline", "delete web-0", "create web/0 on host1"));
+}
+
+TEST_F(ReconcileTest, AStatefulInstanceOfALostDeviceFailsAndIsNotReplaced) {
+  Device("host0");
+  Device("host1");
+  Service("db", kStateful);
+  Instance("db", "host0");
+  Lose("host0");
+  EXPECT_THAT(Decisions(), ElementsAre("host0 offline", "db-0 Failed: its device host0 is offline"));
+  view.devices[0].state = DeviceState::kOffline;
+  view.instances[0].state = InstanceState::kFailed;
+  EXPECT_THAT(Decisions(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, AStatefulInstanceThatNeverRanIsPlacedAnew) {
+  Device("host0");
+  Device("host1");
+  Service("db", kStateful);
+  Instance("db", "host0", InstanceState::kPending);
+  Lose("host0");
+  EXPECT_THAT(Decisions(), ElementsAre("host0 offline", "delete db-0", "create db/0 on host1"));
+}
+
+TEST_F(ReconcileTest, AFailedStatelessInstanceIsStartedAgainAfterItsPause) {
+  Device("host0");
+  Service("web");
+  const InstanceId id = Instance("web", "host0", InstanceState::kFailed).id;
+  view.failed_lately.insert(id);
+  EXPECT_THAT(Decisions(), IsEmpty());
+  view.failed_lately.clear();
+  EXPECT_THAT(Decisions(), ElementsAre("delete web-0", "create web/0 on host0"));
+}
+
+TEST_F(ReconcileTest, InstancesOfADeletedServiceGo) {
+  Device("host0");
+  Instance("gone", "host0");
+  EXPECT_THAT(Decisions(), ElementsAre("delete gone-0"));
+}
+
+TEST_F(ReconcileTest, ANewPackageReplacesStatelessInstances) {
+  Device("host0");
+  Service("web").package = "sha256:new";
+  Instance("web", "host0");
+  EXPECT_THAT(Decisions(), ElementsAre("delete web-0", "create web/0 on host0"));
+}
+
+TEST_F(ReconcileTest, MigrationsThatNobodyCanFinishAreEnded) {
+  Device("host0");
+  Device("csd0");
+  Service("db", kStateful);
+  const InstanceRecord instance = Instance("db", "host0");
+  MigrationRecord& migration = Migration(instance, "csd0", MigrationPhase::kCopying);
+  EXPECT_THAT(Decisions(), IsEmpty()) << "it goes on by itself";
+  view.stalled.insert(migration.id);
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the source's agent made no progress in time while it was Copying"));
+  view.stalled.clear();
+  view.devices[0].state = DeviceState::kOffline;
+  view.instances[0].state = InstanceState::kFailed;
+  Lose("host0");
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the source host0 is offline"));
+  migration.phase = MigrationPhase::kCommitting;
+  EXPECT_THAT(Decisions(), IsEmpty()) << "the target may have it and confirm";
+  view.instances[0].device = DeviceName("csd0");
+  view.instances[0].epoch = {2};
+  view.instances[0].state = InstanceState::kRunning;
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Done"));
+  view.instances.clear();
+  view.services.clear();
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the instance was deleted"));
+  migration.phase = MigrationPhase::kDone;
+  EXPECT_THAT(Decisions(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace godwit::control

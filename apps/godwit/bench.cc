@@ -33,7 +33,9 @@ std::string FirstLine(const std::string& file, const std::string& prefix) {
 
 json Document(const std::string& bench, const std::string& source, const json& results) {
   std::string commit = "unknown";
-  if (const auto git = RunProcess({"git", "-C", source, "describe", "--always", "--dirty", "--abbrev=12"}, Complaints::kDrop); git.ok() && git->code == 0) {
+  if (const auto git = RunProcess({"git", "-C", source, "describe", "--always", "--dirty", "--abbrev=12"},
+                                  Complaints::kDrop);
+      git.ok() && git->code == 0) {
     commit = git->output.substr(0, git->output.find('\n'));
   }
   utsname system{};
@@ -52,9 +54,12 @@ json Document(const std::string& bench, const std::string& source, const json& r
 std::string Escape(const std::string& text) {
   std::string out;
   for (char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
@@ -72,10 +77,12 @@ std::string Bars(const json& result) {
   for (const auto& [name, value] : series) {
     const double median = value["median"], low = value["min"], high = value["max"];
     svg += fmt::format(
-        "<text x=\"0\" y=\"{}\">{}</text><rect x=\"130\" y=\"{}\" width=\"{:.1f}\" height=\"14\" class=\"{}\"/>"
-        "<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{}\" y2=\"{}\"/><text x=\"560\" y=\"{}\">{:.3f} ({:.3f}-{:.3f})</text>",
-        y + 12, Escape(name), y, median * scale, name == "ours" ? "ours" : "other", 130 + low * scale, 130 + high * scale, y + 7, y + 7, y + 12, median,
-        low, high);
+        "<text x=\"0\" y=\"{}\">{}</text><rect x=\"130\" y=\"{}\" width=\"{:.1f}\" height=\"14\" "
+        "class=\"{}\"/>"
+        "<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{}\" y2=\"{}\"/><text x=\"560\" y=\"{}\">{:.3f} "
+        "({:.3f}-{:.3f})</text>",
+        y + 12, Escape(name), y, median * scale, name == "ours" ? "ours" : "other", 130 + low * scale,
+        130 + high * scale, y + 7, y + 7, y + 12, median, low, high);
     y += 22;
   }
   return svg + "</svg>";
@@ -87,17 +94,23 @@ std::string BenchDocument(const std::string& bench, const std::string& source, c
   return Document(bench, source, results).dump(2);
 }
 
-Status WriteBenchPage(const std::string& bench, const std::string& source, const json& results, const std::string& file) {
+Status WriteBenchPage(const std::string& bench, const std::string& source, const json& results,
+                      const std::string& file) {
   const json document = Document(bench, source, results);
   std::ofstream out(file);
-  out << "<!doctype html><meta charset=\"utf-8\"><title>godwit bench " << bench << "</title><style>body{font:14px sans-serif;margin:2em}"
-      << "text{font:12px sans-serif}.ours{fill:#27a}.other{fill:#bbb}line{stroke:#222}</style><h1>godwit bench " << bench << "</h1><p>commit "
-      << Escape(document["commit"].get<std::string>()) << ", " << Escape(document["machine"].dump()) << "</p>";
+  out << "<!doctype html><meta charset=\"utf-8\"><title>godwit bench " << bench
+      << "</title><style>body{font:14px sans-serif;margin:2em}"
+      << "text{font:12px sans-serif}.ours{fill:#27a}.other{fill:#bbb}line{stroke:#222}</style><h1>godwit "
+         "bench "
+      << bench << "</h1><p>commit " << Escape(document["commit"].get<std::string>()) << ", "
+      << Escape(document["machine"].dump()) << "</p>";
   for (const json& result : results) {
     std::string title;
-    for (const auto& [key, value] : result["case"].items()) title += (title.empty() ? "" : ", ") + value.get<std::string>();
-    out << "<h3>" << Escape(title) << ": " << Escape(result["metric"].get<std::string>()) << " [" << Escape(result["unit"].get<std::string>())
-        << "], " << result["better"].get<std::string>() << " is better</h3>" << Bars(result);
+    for (const auto& [key, value] : result["case"].items())
+      title += (title.empty() ? "" : ", ") + value.get<std::string>();
+    out << "<h3>" << Escape(title) << ": " << Escape(result["metric"].get<std::string>()) << " ["
+        << Escape(result["unit"].get<std::string>()) << "], " << result["better"].get<std::string>()
+        << " is better</h3>" << Bars(result);
   }
   out << "<h2>Numbers</h2><pre>" << Escape(document.dump(2)) << "</pre>\n";
   out.flush();
@@ -110,7 +123,8 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   command->require_subcommand(1);
   auto options = std::make_shared<BenchOptions>();
   options->source = (fs::path(OwnPath()).parent_path() / "../../bench").lexically_normal().string();
-  auto* engine = command->add_subcommand("engine", "Safepointed code against code without safepoints, and against native code");
+  auto* engine = command->add_subcommand(
+      "engine", "Safepointed code against code without safepoints, and against native code");
   engine->add_option("--source", options->source, "The source tree's bench folder");
   engine->add_option("--html", options->html, "Also write a page with plots");
   engine->add_option("--rounds", options->rounds, "Processes of each variant of each kernel (5)");

@@ -1,4 +1,5 @@
-// Benchmarks: what they have in common, which is how they are told what to do and how they report (INTERFACES).
+// Benchmarks: what they have in common, which is how they are told what to do and how they report
+// (INTERFACES).
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -30,6 +31,7 @@ Result<int> BenchEngine(const BenchOptions& options);
 // {"bench","commit","machine","results"}: the document of one benchmark.
 std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);
 // The same as a page of its own: a bar per case and series, with its spread, and the numbers below.
-Status WriteBenchPage(const std::string& bench, const std::string& source, const nlohmann::json& results, const std::string& file);
+Status WriteBenchPage(const std::string& bench, const std::string& source, const nlohmann::json& results,
+                      const std::string& file);
 
 }  // namespace godwit::cli

@@ -37,7 +37,8 @@ constexpr int kChannelPort = 8081;
 constexpr std::chrono::seconds kControllerStart{15};
 constexpr int kQuotaPeriodUs = 100'000;
 
-// A folder of the processor controller that limits whoever is in it; nothing where this machine has none to write to.
+// A folder of the processor controller that limits whoever is in it; nothing where this machine has none to
+// write to.
 std::optional<std::string> CreateQuota(const std::string& name, double cores) {
   const auto put = [](const std::string& path, const std::string& text) {
     std::ofstream out(path);
@@ -47,9 +48,12 @@ std::optional<std::string> CreateQuota(const std::string& name, double cores) {
   };
   const long quota = std::lround(cores * kQuotaPeriodUs);
   const std::string v1 = "/sys/fs/cgroup/cpu/" + name;
-  if (access("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", F_OK) == 0 || access("/sys/fs/cgroup/cpu/tasks", F_OK) == 0) {
+  if (access("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", F_OK) == 0 ||
+      access("/sys/fs/cgroup/cpu/tasks", F_OK) == 0) {
     if (mkdir(v1.c_str(), 0755) == 0) {
-      if (put(v1 + "/cpu.cfs_period_us", std::to_string(kQuotaPeriodUs)) && put(v1 + "/cpu.cfs_quota_us", std::to_string(quota))) return v1;
+      if (put(v1 + "/cpu.cfs_period_us", std::to_string(kQuotaPeriodUs)) &&
+          put(v1 + "/cpu.cfs_quota_us", std::to_string(quota)))
+        return v1;
       rmdir(v1.c_str());
     }
     return std::nullopt;
@@ -107,13 +111,13 @@ class Keeper {
 
   struct Device {
     PlannedDevice plan;
-    std::optional<LinkPlan> link;   // Where it has a namespace of its own.
+    std::optional<LinkPlan> link;  // Where it has a namespace of its own.
     std::string address;
     std::string data;
     std::vector<std::string> emulated;
     std::optional<std::string> cgroup;
     pid_t pid = 0;
-    int go = -1;                    // Closing it lets the process begin.
+    int go = -1;  // Closing it lets the process begin.
   };
 
   Status Plan() {
@@ -153,12 +157,15 @@ class Keeper {
     const PlannedDevice& plan = device.plan;
     Report(kReportProgress, "preparing " + plan.name);
     const bool is_host = plan.link_mbps == 0;
-    if (!is_host) device.emulated.push_back(fmt::format("a process on this machine in place of a {} device", plan.device_class));
+    if (!is_host)
+      device.emulated.push_back(
+          fmt::format("a process on this machine in place of a {} device", plan.device_class));
     if (plan.aarch64 && !options_.qemu.empty()) device.emulated.push_back("AArch64 by qemu-user");
     if (plan.cores < static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN))) {
       device.cgroup = CreateQuota(fmt::format("godwit-{}-{}", getpid(), plan.name), plan.cores);
       device.emulated.push_back(device.cgroup ? FormatCores(plan.cores) + " by a cgroup quota"
-                                              : FormatCores(plan.cores) + " claimed, not enforced (no cgroup to write to)");
+                                              : FormatCores(plan.cores) +
+                                                    " claimed, not enforced (no cgroup to write to)");
       if (device.cgroup) record_.cgroups.push_back(*device.cgroup);
     }
     GODWIT_TRY(SaveRecord(options_.state_folder, record_));
@@ -180,7 +187,8 @@ class Keeper {
     char byte = 0;
     const bool in_namespace = read(ready[0], &byte, 1) == 1;
     close(ready[0]);
-    if (!in_namespace) return Internal(fmt::format("{} did not get its namespace: {}", plan.name, LastLogLines(plan.name)));
+    if (!in_namespace)
+      return Internal(fmt::format("{} did not get its namespace: {}", plan.name, LastLogLines(plan.name)));
     if (device.cgroup) {
       std::ofstream out(*device.cgroup + "/cgroup.procs");
       out << pid;
@@ -188,7 +196,8 @@ class Keeper {
     if (device.link) {
       GODWIT_TRY(CreateLink(*device.link, pid));
       const bool shaped = Shape(device.link->interface, plan.link_mbps).ok();
-      device.emulated.push_back(shaped ? fmt::format("link of {} Mbit/s by tc tbf", plan.link_mbps) : "link at full speed (no tc tbf here)");
+      device.emulated.push_back(shaped ? fmt::format("link of {} Mbit/s by tc tbf", plan.link_mbps)
+                                       : "link at full speed (no tc tbf here)");
     } else if (!is_host) {
       device.emulated.push_back("link at full speed (loopback)");
     }
@@ -201,8 +210,10 @@ class Keeper {
     if (pid < 0) return ErrnoError("fork");
     if (pid == 0) {
       Become("controller");
-      Execute({options_.daemon, "controller", "--listen", fmt::format("{}:{}", host_address_, kControllerPort), "--data",
-               options_.state_folder + "/controller", "--metadata", "sqlite:", "--token-file", options_.token_file});
+      Execute({options_.daemon, "controller", "--listen",
+               fmt::format("{}:{}", host_address_, kControllerPort), "--data",
+               options_.state_folder + "/controller", "--metadata", "sqlite:", "--token-file",
+               options_.token_file});
     }
     GODWIT_TRY(Remember("controller", pid));
     GODWIT_TRY(WaitListening(pid));
@@ -227,7 +238,8 @@ class Keeper {
     const auto end = std::chrono::steady_clock::now() + kControllerStart;
     while (std::chrono::steady_clock::now() < end && StartTicks(controller)) {
       const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-      const bool connected = fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+      const bool connected =
+          fd >= 0 && connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
       if (fd >= 0) close(fd);
       if (connected) return {};
       poll(nullptr, 0, 20);
@@ -243,11 +255,13 @@ class Keeper {
     close(ready);
     std::string labels;
     std::array<char, 256> part;
-    for (ssize_t n; (n = read(go, part.data(), part.size())) > 0;) labels.append(part.data(), static_cast<std::size_t>(n));
+    for (ssize_t n; (n = read(go, part.data(), part.size())) > 0;)
+      labels.append(part.data(), static_cast<std::size_t>(n));
     if (device.link) {
       if (Status status = ConfigureInside(*device.link); !status.ok()) Die(status.error().message);
       (void)Shape(device.link->peer, device.link->mbps);
-      if (Status status = HideOtherDevices(options_.state_folder, device.data, options_.token_file); !status.ok()) {
+      if (Status status = HideOtherDevices(options_.state_folder, device.data, options_.token_file);
+          !status.ok()) {
         Die(status.error().message);
       }
     }
@@ -259,13 +273,27 @@ class Keeper {
     } else {
       command.push_back(options_.daemon);
     }
-    for (const std::string& word : {std::string("agent"), std::string("--name"), plan.name, std::string("--class"), plan.device_class,
-                                    std::string("--join"), record_.server, std::string("--listen-http"),
-                                    fmt::format("{}:{}", device.address, kHttpPort), std::string("--listen-channel"),
-                                    fmt::format("{}:{}", device.address, kChannelPort), std::string("--advertise"), device.address,
-                                    std::string("--data"), device.data, std::string("--token-file"), options_.token_file,
-                                    std::string("--cores"), std::to_string(std::max(1L, std::lround(std::ceil(plan.cores)))),
-                                    std::string("--memory"), std::to_string(plan.memory.value)}) {
+    for (const std::string& word : {std::string("agent"),
+                                    std::string("--name"),
+                                    plan.name,
+                                    std::string("--class"),
+                                    plan.device_class,
+                                    std::string("--join"),
+                                    record_.server,
+                                    std::string("--listen-http"),
+                                    fmt::format("{}:{}", device.address, kHttpPort),
+                                    std::string("--listen-channel"),
+                                    fmt::format("{}:{}", device.address, kChannelPort),
+                                    std::string("--advertise"),
+                                    device.address,
+                                    std::string("--data"),
+                                    device.data,
+                                    std::string("--token-file"),
+                                    options_.token_file,
+                                    std::string("--cores"),
+                                    std::to_string(std::max(1L, std::lround(std::ceil(plan.cores)))),
+                                    std::string("--memory"),
+                                    std::to_string(plan.memory.value)}) {
       command.push_back(word);
     }
     for (std::size_t begin = 0, end; (end = labels.find('\n', begin)) != std::string::npos; begin = end + 1) {
@@ -352,7 +380,8 @@ class Keeper {
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
       for (const ProcessRecord& daemon : record_.daemons) {
         if (daemon.pid != pid) continue;
-        const std::string how = WIFEXITED(status) ? fmt::format("exit code {}", WEXITSTATUS(status)) : fmt::format("signal {}", WTERMSIG(status));
+        const std::string how = WIFEXITED(status) ? fmt::format("exit code {}", WEXITSTATUS(status))
+                                                  : fmt::format("signal {}", WTERMSIG(status));
         Report(kReportExit, fmt::format("{} ended with {}: {}", daemon.name, how, LastLogLines(daemon.name)));
       }
     }

@@ -1,8 +1,9 @@
 // The keeper: the parent process of a cluster's daemons, which ends them and removes what was made for them.
 //
-// `godwit up` forks it and holds the write end of its lifeline. When that end closes without a farewell - Ctrl-C,
-// kill -9 - the keeper takes the cluster down; after a farewell (--detach) it stays until `godwit down` ends it by
-// SIGTERM. The daemons die with the keeper by the kernel's doing, and network links with the daemons.
+// `godwit up` forks it and holds the write end of its lifeline. When that end closes without a farewell -
+// Ctrl-C, kill -9 - the keeper takes the cluster down; after a farewell (--detach) it stays until `godwit
+// down` ends it by SIGTERM. The daemons die with the keeper by the kernel's doing, and network links with the
+// daemons.
 #pragma once
 
 #include <string>
@@ -13,13 +14,13 @@ namespace godwit::cli {
 
 struct KeeperOptions {
   ClusterPlan plan;
-  std::string state_folder;      // Exists and is empty.
-  std::string token_file;        // Exists.
-  std::string daemon;            // godwitd for this machine.
-  std::string daemon_aarch64;    // godwitd for AArch64; empty unless the plan needs it.
-  std::string qemu;              // qemu-aarch64-static; empty where AArch64 runs natively.
-  int lifeline = -1;             // Read end.
-  int reports = -1;              // Write end: lines that begin with one of the letters below.
+  std::string state_folder;    // Exists and is empty.
+  std::string token_file;      // Exists.
+  std::string daemon;          // godwitd for this machine.
+  std::string daemon_aarch64;  // godwitd for AArch64; empty unless the plan needs it.
+  std::string qemu;            // qemu-aarch64-static; empty where AArch64 runs natively.
+  int lifeline = -1;           // Read end.
+  int reports = -1;            // Write end: lines that begin with one of the letters below.
 };
 
 // What begins a report.

@@ -24,7 +24,8 @@ namespace {
 
 constexpr const char* kForwardingFile = "/proc/sys/net/ipv4/ip_forward";
 constexpr int kNetworksMax = 200;
-// A bucket must hold what comes between two ticks of the slowest usual kernel clock (250 Hz), and one 64 KiB packet.
+// A bucket must hold what comes between two ticks of the slowest usual kernel clock (250 Hz), and one 64 KiB
+// packet.
 constexpr std::uint64_t kTicksPerSecond = 250;
 constexpr std::uint64_t kBurstMin = 128 * 1024;
 
@@ -33,16 +34,19 @@ constexpr std::uint64_t kBurstMin = 128 * 1024;
 std::optional<std::string> WhyNoNamespaces() {
   if (geteuid() != 0) return "not root";
   for (const char* tool : {"ip", "tc"}) {
-    if (!RunProcess({tool, "-V"}, Complaints::kCollect).ok()) return std::string(tool) + " is not installed (Debian: iproute2)";
+    if (!RunProcess({tool, "-V"}, Complaints::kCollect).ok())
+      return std::string(tool) + " is not installed (Debian: iproute2)";
   }
   const pid_t pid = fork();
   if (pid == 0) {
-    const bool works = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 &&
-                       RunOrFail({"ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"}).ok();
+    const bool works =
+        unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 &&
+        RunOrFail({"ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"}).ok();
     _exit(works ? 0 : 1);
   }
   int status = 1;
-  if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) return "the kernel refuses network namespaces or veth here";
+  if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
+    return "the kernel refuses network namespaces or veth here";
   return std::nullopt;
 }
 
@@ -52,7 +56,8 @@ Result<int> PickNetwork() {
   if (getifaddrs(&list) != 0) return ErrnoError("getifaddrs");
   for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
     if (entry->ifa_addr == nullptr || entry->ifa_addr->sa_family != AF_INET) continue;
-    const std::uint32_t address = ntohl(reinterpret_cast<const sockaddr_in*>(entry->ifa_addr)->sin_addr.s_addr);
+    const std::uint32_t address =
+        ntohl(reinterpret_cast<const sockaddr_in*>(entry->ifa_addr)->sin_addr.s_addr);
     if ((address >> 16) == ((10u << 8) | 231u)) taken.insert(static_cast<int>((address >> 8) & 0xff));
   }
   freeifaddrs(list);
@@ -68,12 +73,15 @@ Result<int> PickNetwork() {
     if (fd >= 0) close(fd);
     if (free) return network;
   }
-  return ResourceExhausted("all networks 10.231.0.0/24 to 10.231.199.0/24 are in use; end other clusters with 'godwit down --state'");
+  return ResourceExhausted(
+      "all networks 10.231.0.0/24 to 10.231.199.0/24 are in use; end other clusters with 'godwit down "
+      "--state'");
 }
 
 LinkPlan PlanLink(int network, int index, std::uint64_t mbps) {
   return {fmt::format("gw{}h{}", network, index), fmt::format("gw{}d{}", network, index),
-          fmt::format("10.231.{}.{}", network, 4 * index + 1), fmt::format("10.231.{}.{}", network, 4 * index + 2), mbps};
+          fmt::format("10.231.{}.{}", network, 4 * index + 1),
+          fmt::format("10.231.{}.{}", network, 4 * index + 2), mbps};
 }
 
 Status CreateLink(const LinkPlan& link, pid_t process) {
@@ -101,8 +109,9 @@ Status ConfigureInside(const LinkPlan& link) {
 
 Status Shape(const std::string& interface, std::uint64_t mbps) {
   const std::uint64_t burst = std::max(kBurstMin, mbps * 1'000'000 / 8 / kTicksPerSecond * 2);
-  if (Status status = RunOrFail({"tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate", fmt::format("{}mbit", mbps), "burst",
-                           std::to_string(burst), "latency", "50ms"});
+  if (Status status =
+          RunOrFail({"tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate",
+                     fmt::format("{}mbit", mbps), "burst", std::to_string(burst), "latency", "50ms"});
       !status.ok()) {
     return Unsupported(status.error().message);
   }
@@ -123,7 +132,8 @@ void SetForwarding(bool on) {
   out << (on ? "1" : "0");
 }
 
-Status HideOtherDevices(const std::string& state_folder, const std::string& own_folder, const std::string& token_file) {
+Status HideOtherDevices(const std::string& state_folder, const std::string& own_folder,
+                        const std::string& token_file) {
   if (unshare(CLONE_NEWNS) != 0) return ErrnoError("unshare(CLONE_NEWNS)");
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return ErrnoError("mount / private");
   // What stays is reached through descriptors once the empty file system covers the folder.
@@ -144,7 +154,8 @@ Status HideOtherDevices(const std::string& state_folder, const std::string& own_
     if (one.folder ? mkdir(one.path.c_str(), 0700) != 0 : mknod(one.path.c_str(), S_IFREG | 0600, 0) != 0) {
       return ErrnoError("cannot create " + one.path);
     }
-    if (mount(fmt::format("/proc/self/fd/{}", one.fd).c_str(), one.path.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+    if (mount(fmt::format("/proc/self/fd/{}", one.fd).c_str(), one.path.c_str(), nullptr, MS_BIND, nullptr) !=
+        0) {
       return ErrnoError("cannot bind " + one.path);
     }
     close(one.fd);

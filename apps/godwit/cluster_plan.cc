@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <cctype>
 #include <set>
-#include <toml++/toml.h>
 
 #include "model/manifest.h"
 
@@ -21,23 +21,27 @@ double MachineCores() { return static_cast<double>(std::max(1L, sysconf(_SC_NPRO
 
 bool IsName(std::string_view name) {
   return !name.empty() && name.size() <= kNameMax && std::isalpha(static_cast<unsigned char>(name[0])) &&
-         std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::islower(c) || std::isdigit(c) || c == '-'; });
+         std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::islower(c) || std::isdigit(c) || c == '-'; });
 }
 
 Result<PlannedDevice> ParseDevice(const toml::table& table, const std::string& where) {
   static const std::set<std::string_view> kKeys = {"name", "class", "isa", "cores", "memory", "link_mbps"};
   for (const auto& [key, node] : table) {
-    if (!kKeys.contains(key.str())) return InvalidArgument(fmt::format("{}: unknown key '{}'", where, key.str()));
+    if (!kKeys.contains(key.str()))
+      return InvalidArgument(fmt::format("{}: unknown key '{}'", where, key.str()));
   }
   PlannedDevice device;
   device.name = table["name"].value_or(std::string());
   if (!IsName(device.name)) {
-    return InvalidArgument(where + ": 'name' must be a lower-case name of letters, digits and '-', at most 32 long");
+    return InvalidArgument(where +
+                           ": 'name' must be a lower-case name of letters, digits and '-', at most 32 long");
   }
   device.device_class = table["class"].value_or(std::string("host"));
   static const std::set<std::string_view> kClasses = {"host", "dpu", "csd", "cpm"};
   if (!kClasses.contains(device.device_class)) {
-    return InvalidArgument(fmt::format("{}: class '{}' is none of host, dpu, csd, cpm", where, device.device_class));
+    return InvalidArgument(
+        fmt::format("{}: class '{}' is none of host, dpu, csd, cpm", where, device.device_class));
   }
   const std::string isa = table["isa"].value_or(std::string("native"));
   if (isa != "native" && isa != "aarch64") {
@@ -80,14 +84,17 @@ Result<ClusterPlan> ParsePlan(std::string_view text, std::string_view source_nam
   try {
     document = toml::parse(text, source_name);
   } catch (const toml::parse_error& error) {
-    return InvalidArgument(fmt::format("{}:{}: {}", source_name, error.source().begin.line, error.description()));
+    return InvalidArgument(
+        fmt::format("{}:{}: {}", source_name, error.source().begin.line, error.description()));
   }
   for (const auto& [key, node] : document) {
-    if (key.str() != "device") return InvalidArgument(fmt::format("{}: unknown key '{}'", source_name, key.str()));
+    if (key.str() != "device")
+      return InvalidArgument(fmt::format("{}: unknown key '{}'", source_name, key.str()));
   }
   const toml::array* devices = document["device"].as_array();
   if (devices == nullptr || devices->empty() || devices->size() > ClusterPlan::kDevicesMax) {
-    return InvalidArgument(fmt::format("{}: needs 1 to {} [[device]] tables", source_name, ClusterPlan::kDevicesMax));
+    return InvalidArgument(
+        fmt::format("{}: needs 1 to {} [[device]] tables", source_name, ClusterPlan::kDevicesMax));
   }
   ClusterPlan plan;
   std::set<std::string> names;
@@ -96,12 +103,15 @@ Result<ClusterPlan> ParsePlan(std::string_view text, std::string_view source_nam
     const toml::table* table = node.as_table();
     if (table == nullptr) return InvalidArgument(where + ": is not a table");
     GODWIT_ASSIGN(PlannedDevice device, ParseDevice(*table, where));
-    if (!names.insert(device.name).second) return InvalidArgument(fmt::format("{}: '{}' is there twice", where, device.name));
+    if (!names.insert(device.name).second)
+      return InvalidArgument(fmt::format("{}: '{}' is there twice", where, device.name));
     plan.devices.push_back(std::move(device));
   }
-  const auto hosts = std::count_if(plan.devices.begin(), plan.devices.end(), [](const auto& d) { return d.link_mbps == 0; });
+  const auto hosts =
+      std::count_if(plan.devices.begin(), plan.devices.end(), [](const auto& d) { return d.link_mbps == 0; });
   if (hosts != 1) {
-    return InvalidArgument(fmt::format("{}: exactly one device must have no 'link_mbps' (the host); {} have none", source_name, hosts));
+    return InvalidArgument(fmt::format(
+        "{}: exactly one device must have no 'link_mbps' (the host); {} have none", source_name, hosts));
   }
   return plan;
 }

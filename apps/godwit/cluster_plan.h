@@ -15,11 +15,11 @@ namespace godwit::cli {
 
 struct PlannedDevice {
   std::string name;
-  std::string device_class;       // host, dpu, csd, cpm
-  bool aarch64 = false;           // Run the AArch64 build, under qemu-user where this machine is not AArch64.
-  double cores = 1;               // Processor time, in cores.
+  std::string device_class;  // host, dpu, csd, cpm
+  bool aarch64 = false;      // Run the AArch64 build, under qemu-user where this machine is not AArch64.
+  double cores = 1;          // Processor time, in cores.
   ByteCount memory;
-  std::uint64_t link_mbps = 0;    // Speed of its link to the host in Mbit/s; 0: it is the host, without a link.
+  std::uint64_t link_mbps = 0;  // Speed of its link to the host in Mbit/s; 0: it is the host, without a link.
 };
 
 struct ClusterPlan {
@@ -31,8 +31,9 @@ struct ClusterPlan {
 // host0 (x86-64 host), csd0 (drive), csd1 (AArch64 drive), cpm0 (memory device).
 ClusterPlan DefaultPlan();
 
-// Reads cluster.toml: `[[device]]` tables with name, class, isa ("native" or "aarch64"), cores, memory, link_mbps.
-// kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one device without a link.
+// Reads cluster.toml: `[[device]]` tables with name, class, isa ("native" or "aarch64"), cores, memory,
+// link_mbps. kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one
+// device without a link.
 Result<ClusterPlan> ParsePlan(std::string_view toml, std::string_view source_name);
 
 }  // namespace godwit::cli

@@ -58,7 +58,8 @@ json ToJson(const ProcessRecord& process) {
 }
 
 ProcessRecord ProcessFrom(const json& value) {
-  return {value.at("name").get<std::string>(), value.at("pid").get<pid_t>(), value.at("start_ticks").get<std::uint64_t>()};
+  return {value.at("name").get<std::string>(), value.at("pid").get<pid_t>(),
+          value.at("start_ticks").get<std::uint64_t>()};
 }
 
 // Waits until none of them runs; false when `limit` passed first.
@@ -109,17 +110,22 @@ Result<ClusterRecord> LoadRecord(const std::string& state_folder) {
     record.restore_no_forwarding = value.at("restore_no_forwarding").get<bool>();
     return record;
   } catch (const json::exception& error) {
-    return Corrupt(fmt::format("{}: {}; remove the folder {} when no godwitd runs", path, error.what(), state_folder));
+    return Corrupt(
+        fmt::format("{}: {}; remove the folder {} when no godwitd runs", path, error.what(), state_folder));
   }
 }
 
 Status SaveRecord(const std::string& state_folder, const ClusterRecord& record) {
   json daemons = json::array(), links = json::array();
   for (const auto& daemon : record.daemons) daemons.push_back(ToJson(daemon));
-  for (const auto& link : record.links) links.push_back({{"device", link.device}, {"interface", link.interface}});
-  const json value = {{"server", record.server},         {"token_file", record.token_file},
-                      {"keeper", ToJson(record.keeper)}, {"daemons", daemons},
-                      {"links", links},                  {"cgroups", record.cgroups},
+  for (const auto& link : record.links)
+    links.push_back({{"device", link.device}, {"interface", link.interface}});
+  const json value = {{"server", record.server},
+                      {"token_file", record.token_file},
+                      {"keeper", ToJson(record.keeper)},
+                      {"daemons", daemons},
+                      {"links", links},
+                      {"cgroups", record.cgroups},
                       {"restore_no_forwarding", record.restore_no_forwarding}};
   return WriteFile(state_folder + "/cluster.json", value.dump(2) + "\n", 0600);
 }
@@ -165,8 +171,11 @@ Status WriteContext(const std::string& server, const std::string& token, const s
   const std::string path = ContextFile();
   std::error_code error;
   fs::create_directories(fs::path(path).parent_path(), error);
-  if (error) return Internal(fmt::format("cannot create {}: {}", fs::path(path).parent_path().string(), error.message()));
-  return WriteFile(path, json({{"server", server}, {"token", token}, {"state", state_folder}}).dump(2) + "\n", 0600);
+  if (error)
+    return Internal(
+        fmt::format("cannot create {}: {}", fs::path(path).parent_path().string(), error.message()));
+  return WriteFile(path, json({{"server", server}, {"token", token}, {"state", state_folder}}).dump(2) + "\n",
+                   0600);
 }
 
 void RemoveContext(const std::string& server) {

@@ -1,7 +1,9 @@
-// What is running of a cluster that `godwit up` started, kept in STATE/cluster.json so that anyone can end it.
+// What is running of a cluster that `godwit up` started, kept in STATE/cluster.json so that anyone can end
+// it.
 //
-// The record is written before a thing is created and erased after it is gone, so a reader may find things that do not
-// exist any more, never the other way round. A process is named by its id and its start time: an id alone is reused.
+// The record is written before a thing is created and erased after it is gone, so a reader may find things
+// that do not exist any more, never the other way round. A process is named by its id and its start time: an
+// id alone is reused.
 #pragma once
 
 #include <sys/types.h>
@@ -27,16 +29,17 @@ struct LinkRecord {
 };
 
 struct ClusterRecord {
-  std::string server;      // URL of the controller.
+  std::string server;  // URL of the controller.
   std::string token_file;
   ProcessRecord keeper;
   std::vector<ProcessRecord> daemons;
   std::vector<LinkRecord> links;
-  std::vector<std::string> cgroups;       // Folders.
-  bool restore_no_forwarding = false;     // ip_forward was 0 before.
+  std::vector<std::string> cgroups;    // Folders.
+  bool restore_no_forwarding = false;  // ip_forward was 0 before.
 };
 
-// ~/.local/state/godwit/cluster and ~/.config/godwit/context.json ($XDG_STATE_HOME and $XDG_CONFIG_HOME where set).
+// ~/.local/state/godwit/cluster and ~/.config/godwit/context.json ($XDG_STATE_HOME and $XDG_CONFIG_HOME where
+// set).
 std::string DefaultStateFolder();
 std::string ContextFile();
 
@@ -48,11 +51,12 @@ Status SaveRecord(const std::string& state_folder, const ClusterRecord& record);
 std::optional<std::uint64_t> StartTicks(pid_t pid);
 bool IsRunning(const ProcessRecord& process);
 
-// Ends every process of the record, removes its links and cgroups, then the state folder and the context that points to
-// it. What is gone already is no error. Safe to repeat.
+// Ends every process of the record, removes its links and cgroups, then the state folder and the context that
+// points to it. What is gone already is no error. Safe to repeat.
 void Erase(const std::string& state_folder, const ClusterRecord& record);
 
-// Writes or removes the context that the other commands read. Remove leaves one that names another server alone.
+// Writes or removes the context that the other commands read. Remove leaves one that names another server
+// alone.
 Status WriteContext(const std::string& server, const std::string& token, const std::string& state_folder);
 void RemoveContext(const std::string& server);
 

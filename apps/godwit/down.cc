@@ -19,7 +19,8 @@ constexpr std::chrono::seconds kKeeperGrace{15};  // Longer than the keeper give
 
 Result<int> Down(const Session& session, const std::string& chosen_state) {
   std::error_code error;
-  const std::string state = std::filesystem::absolute(chosen_state.empty() ? DefaultStateFolder() : chosen_state, error).string();
+  const std::string state =
+      std::filesystem::absolute(chosen_state.empty() ? DefaultStateFolder() : chosen_state, error).string();
   const auto record = LoadRecord(state);
   if (!record.ok()) {
     if (record.error().code != ErrorCode::kNotFound) return record.error();
@@ -40,10 +41,12 @@ Result<int> Down(const Session& session, const std::string& chosen_state) {
 }  // namespace
 
 void AddDownCommand(CLI::App& app, Session& session) {
-  auto* command = app.add_subcommand("down", "End the cluster that 'godwit up' started, and remove all it left");
+  auto* command =
+      app.add_subcommand("down", "End the cluster that 'godwit up' started, and remove all it left");
   auto state = std::make_shared<std::string>();
   command->add_option("--state", *state, "Its folder, if 'up' was given one");
-  command->callback([&session, state] { session.action = [&session, state] { return Down(session, *state); }; });
+  command->callback(
+      [&session, state] { session.action = [&session, state] { return Down(session, *state); }; });
 }
 
 }  // namespace godwit::cli

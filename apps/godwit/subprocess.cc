@@ -56,7 +56,8 @@ Result<Finished> RunProcess(const std::vector<std::string>& command, Complaints 
   Finished finished;
   std::array<char, 4096> part;
   for (ssize_t n; (n = read(said[0], part.data(), part.size())) > 0 || (n < 0 && errno == EINTR);) {
-    if (n > 0 && finished.output.size() < kProcessOutputMax) finished.output.append(part.data(), static_cast<std::size_t>(n));
+    if (n > 0 && finished.output.size() < kProcessOutputMax)
+      finished.output.append(part.data(), static_cast<std::size_t>(n));
   }
   close(said[0]);
   int status = 0;

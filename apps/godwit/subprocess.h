@@ -16,7 +16,8 @@ struct Finished {
 };
 
 // Runs command[0] (a path, or a name looked up as the shell does and in the sbin folders). At most
-// kProcessOutputMax bytes of output are kept. kNotFound if there is no such program; an exit code is no error.
+// kProcessOutputMax bytes of output are kept. kNotFound if there is no such program; an exit code is no
+// error.
 inline constexpr std::size_t kProcessOutputMax = 16 << 20;
 Result<Finished> RunProcess(const std::vector<std::string>& command, Complaints complaints);
 

@@ -66,7 +66,8 @@ Result<ClusterPlan> ReadPlan(const std::string& file) {
 // Fills in the programs the keeper needs.
 Status FindPrograms(const UpOptions& options, KeeperOptions& keeper) {
   keeper.daemon = (OwnFolder() / "godwitd").string();
-  if (access(keeper.daemon.c_str(), X_OK) != 0) return FailedPrecondition(keeper.daemon + " is missing; run './dev build'");
+  if (access(keeper.daemon.c_str(), X_OK) != 0)
+    return FailedPrecondition(keeper.daemon + " is missing; run './dev build'");
   for (const PlannedDevice& device : keeper.plan.devices) {
     if (!device.aarch64) continue;
     if (NativeIsAarch64()) {
@@ -74,17 +75,23 @@ Status FindPrograms(const UpOptions& options, KeeperOptions& keeper) {
       return {};
     }
     keeper.daemon_aarch64 =
-        options.daemon_aarch64.empty() ? (OwnFolder() / "../../build-aarch64/bin/godwitd").lexically_normal().string() : options.daemon_aarch64;
+        options.daemon_aarch64.empty()
+            ? (OwnFolder() / "../../build-aarch64/bin/godwitd").lexically_normal().string()
+            : options.daemon_aarch64;
     if (access(keeper.daemon_aarch64.c_str(), X_OK) != 0) {
-      return FailedPrecondition(fmt::format("{} is an AArch64 device and {} is missing; run './dev build-aarch64', or name another "
-                                            "file with --aarch64-godwitd",
-                                            device.name, keeper.daemon_aarch64));
+      return FailedPrecondition(
+          fmt::format("{} is an AArch64 device and {} is missing; run './dev build-aarch64', or name another "
+                      "file with --aarch64-godwitd",
+                      device.name, keeper.daemon_aarch64));
     }
-    for (const char* path : {"/usr/bin/qemu-aarch64-static", "/usr/local/bin/qemu-aarch64-static", "/usr/bin/qemu-aarch64"}) {
+    for (const char* path :
+         {"/usr/bin/qemu-aarch64-static", "/usr/local/bin/qemu-aarch64-static", "/usr/bin/qemu-aarch64"}) {
       if (keeper.qemu.empty() && access(path, X_OK) == 0) keeper.qemu = path;
     }
     if (keeper.qemu.empty()) {
-      return FailedPrecondition(device.name + " is an AArch64 device and qemu-aarch64-static is missing; apt-get install qemu-user-static");
+      return FailedPrecondition(
+          device.name +
+          " is an AArch64 device and qemu-aarch64-static is missing; apt-get install qemu-user-static");
     }
     return {};
   }
@@ -94,20 +101,23 @@ Status FindPrograms(const UpOptions& options, KeeperOptions& keeper) {
 // An empty state folder with a fresh token in it, after clearing away what a cluster that died left there.
 Result<std::string> PrepareState(const std::string& state) {
   if (const auto record = LoadRecord(state); record.ok()) {
-    if (IsRunning(record->keeper)) return FailedPrecondition("a cluster runs already (" + record->server + "); end it with 'godwit down'");
+    if (IsRunning(record->keeper))
+      return FailedPrecondition("a cluster runs already (" + record->server + "); end it with 'godwit down'");
     Erase(state, *record);
   } else if (record.error().code != ErrorCode::kNotFound) {
     return record.error();
   }
   std::error_code error;
   if (fs::exists(state, error) && !fs::is_empty(state, error)) {
-    return FailedPrecondition(state + " is not empty and holds no cluster; remove it, or choose another folder with --state");
+    return FailedPrecondition(
+        state + " is not empty and holds no cluster; remove it, or choose another folder with --state");
   }
   fs::create_directories(state, error);
   if (error) return Internal(fmt::format("cannot create {}: {}", state, error.message()));
   fs::permissions(state, fs::perms::owner_all, error);
   std::array<unsigned char, 32> random;
-  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size())) return ErrnoError("getrandom");
+  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(random.size()))
+    return ErrnoError("getrandom");
   const std::string token = fmt::format("{:02x}", fmt::join(random, ""));
   const std::string file = state + "/token";
   const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -121,8 +131,14 @@ Result<std::string> PrepareState(const std::string& state) {
 // The side of `godwit up` itself: follows the keeper, waits for the devices, stays in the foreground.
 class Foreground {
  public:
-  Foreground(Session& session, const UpOptions& options, std::string token, std::size_t devices, int lifeline, int reports)
-      : session_(session), options_(options), token_(std::move(token)), devices_(devices), lifeline_(lifeline), reports_(reports) {}
+  Foreground(Session& session, const UpOptions& options, std::string token, std::size_t devices, int lifeline,
+             int reports)
+      : session_(session),
+        options_(options),
+        token_(std::move(token)),
+        devices_(devices),
+        lifeline_(lifeline),
+        reports_(reports) {}
 
   Result<int> Run() {
     sigset_t signals;
@@ -191,7 +207,9 @@ class Foreground {
     bool context_written = false;
     while (std::chrono::steady_clock::now() < end) {
       if (!WaitReport(kReadyPollMs)) {
-        return Internal(interrupted_ ? "interrupted" : failure_.empty() ? "the cluster's keeper ended" : failure_);
+        return Internal(interrupted_       ? "interrupted"
+                        : failure_.empty() ? "the cluster's keeper ended"
+                                           : failure_);
       }
       if (server_.empty()) continue;
       if (!exits_.empty()) return Internal("the cluster did not start: " + exits_);
@@ -204,7 +222,8 @@ class Foreground {
       seen = ready;
       if (ready_ == devices_) return {};
     }
-    return DeadlineExceeded(fmt::format("{} of {} devices were ready after {:g} s (--timeout)", ready_, devices_, session_.timeout_s));
+    return DeadlineExceeded(fmt::format("{} of {} devices were ready after {:g} s (--timeout)", ready_,
+                                        devices_, session_.timeout_s));
   }
 
   // The names of the devices that `godwit get devices` shows as ready; counts them in ready_.
@@ -227,7 +246,9 @@ class Foreground {
     const fs::path services = (OwnFolder() / "../../services").lexically_normal();
     for (const char* name : kDemoServices) {
       const fs::path manifest = services / (std::string(name) + ".toml");
-      if (!fs::exists(manifest)) return NotFound(manifest.string() + " is missing: --demo needs the source tree, built by './dev demo'");
+      if (!fs::exists(manifest))
+        return NotFound(manifest.string() +
+                        " is missing: --demo needs the source tree, built by './dev demo'");
       Note(fmt::format("  deploying {}", name));
       GODWIT_TRY(RunOrFail({OwnPath(), "apply", "-f", manifest.string()}));
     }
@@ -235,15 +256,17 @@ class Foreground {
   }
 
   void Announce() const {
-    const auto devices = RunProcess({OwnPath(), "get", "devices", "-o", session_.output}, Complaints::kPassOn);
+    const auto devices =
+        RunProcess({OwnPath(), "get", "devices", "-o", session_.output}, Complaints::kPassOn);
     if (devices.ok() && !session_.quiet) std::fputs(devices->output.c_str(), stdout);
     std::fflush(stdout);
-    Note(fmt::format("\nThe cluster is ready: {}\n"
-                     "  godwit deploy hello.wasm --name hello --route /hello\n"
-                     "  godwit invoke hello\n"
-                     "  godwit migrate hello --to csd1\n"
-                     "{}",
-                     server_, options_.detach ? "End it with: godwit down" : "End it with Ctrl-C."));
+    Note(
+        fmt::format("\nThe cluster is ready: {}\n"
+                    "  godwit deploy hello.wasm --name hello --route /hello\n"
+                    "  godwit invoke hello\n"
+                    "  godwit migrate hello --to csd1\n"
+                    "{}",
+                    server_, options_.detach ? "End it with: godwit down" : "End it with Ctrl-C."));
   }
 
   // Cuts the lifeline and waits until the keeper has removed everything.
@@ -279,7 +302,8 @@ Result<int> Up(Session& session, UpOptions options) {
   keeper.state_folder = options.state;
   keeper.token_file = options.state + "/token";
   std::array<int, 2> lifeline, reports;
-  if (pipe2(lifeline.data(), O_CLOEXEC) != 0 || pipe2(reports.data(), O_CLOEXEC) != 0) return ErrnoError("pipe");
+  if (pipe2(lifeline.data(), O_CLOEXEC) != 0 || pipe2(reports.data(), O_CLOEXEC) != 0)
+    return ErrnoError("pipe");
   const pid_t pid = fork();
   if (pid < 0) return ErrnoError("fork");
   if (pid == 0) {
@@ -303,18 +327,24 @@ Result<int> Up(Session& session, UpOptions options) {
 }  // namespace
 
 void AddUpCommand(CLI::App& app, Session& session) {
-  auto* command = app.add_subcommand("up", "Start a whole cluster on this machine: a controller and four devices");
+  auto* command =
+      app.add_subcommand("up", "Start a whole cluster on this machine: a controller and four devices");
   auto options = std::make_shared<UpOptions>();
-  command->add_option("-f,--file", options->file, "Devices to start (TOML); default: host0, csd0, csd1 (AArch64), cpm0")->check(CLI::ExistingFile);
+  command
+      ->add_option("-f,--file", options->file,
+                   "Devices to start (TOML); default: host0, csd0, csd1 (AArch64), cpm0")
+      ->check(CLI::ExistingFile);
   command->add_flag("--demo", options->demo, "Also deploy the sample services");
   command->add_flag("--detach", options->detach, "Return when it is ready; 'godwit down' ends it");
   command->add_option("--state", options->state, "Folder for its data and logs");
-  command->add_option("--aarch64-godwitd", options->daemon_aarch64, "The AArch64 godwitd, if not ../../build-aarch64/bin/godwitd");
+  command->add_option("--aarch64-godwitd", options->daemon_aarch64,
+                      "The AArch64 godwitd, if not ../../build-aarch64/bin/godwitd");
   command->footer(
       "Examples:\n"
       "  godwit up                 stay in the foreground; Ctrl-C ends the cluster\n"
       "  godwit up --detach        return when the devices are ready");
-  command->callback([&session, options] { session.action = [&session, options] { return Up(session, *options); }; });
+  command->callback(
+      [&session, options] { session.action = [&session, options] { return Up(session, *options); }; });
 }
 
 }  // namespace godwit::cli

@@ -11,7 +11,7 @@ void AddGlobalFlags(CLI::App& app, Session& session) {
   app.set_version_flag("--version", std::string("godwit " GODWIT_VERSION));
   app.add_option("-o,--output", session.output, "Output format")
       ->check(CLI::IsMember({"table", "wide", "json", "yaml", "name"}));
-  app.add_option("--context", session.context, "Cluster to talk to");
+  app.add_option("--context,--server", session.context, "Cluster to talk to: its controller's URL, or a context file");
   app.add_option("-n,--namespace", session.name_space, "Namespace");
   app.add_flag("--wait,!--no-wait", session.wait, "Wait until the change is in effect (default)");
   app.add_option("--timeout", session.timeout_s, "Seconds to wait")->check(CLI::NonNegativeNumber);
@@ -20,9 +20,21 @@ void AddGlobalFlags(CLI::App& app, Session& session) {
 }
 
 void AddCommands(CLI::App& app, Session& session) {
+  AddRunCommand(app, session);
+  AddResumeCommand(app, session);
+  AddBuildCommand(app, session);
   AddUpCommand(app, session);
   AddDownCommand(app, session);
   AddBenchCommand(app, session);
+  AddApplyCommand(app, session);
+  AddDeployCommand(app, session);
+  AddDeleteCommand(app, session);
+  AddGetCommand(app, session);
+  AddDescribeCommand(app, session);
+  AddInvokeCommand(app, session);
+  AddMigrateCommand(app, session);
+  AddLogsCommand(app, session);
+  AddDataCommand(app, session);
 }
 
 int Main(int argc, char** argv) {

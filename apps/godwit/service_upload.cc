@@ -19,7 +19,7 @@ using nlohmann::json;
 using package::Package;
 
 Status UploadBlob(ClusterClient& cluster, const package::Blob& blob) {
-  constexpr std::size_t kPieceBytes = 1 << 20;
+  static constexpr std::size_t kPieceBytes = 1 << 20;
   transport::HttpCall call;
   call.method = "HEAD";
   call.target = "/v1/blobs/" + blob.digest;

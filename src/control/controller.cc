@@ -254,7 +254,7 @@ class ControllerProcess final : public Controller {
       last = range->revision.value;
       for (std::size_t i = 0; i < range->items.size(); ++i) {
         // Only the last one's id stands for the whole list: a client cut before it begins anew.
-        stream->Send(EventText("put", i + 1 == range->items.size() ? last : 0, range->items[i].value));
+        stream->Send(EventText("put", i + 1 == range->items.size() ? last : -1, range->items[i].value));
       }
     }
     stream->Send(": watching\n\n");

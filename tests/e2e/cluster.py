@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-GODWIT = str(ROOT / "build/bin/godwit")
+GODWIT = os.environ.get("GODWIT", str(ROOT / "build/bin/godwit"))
 SECONDS = 180  # A command that takes longer has failed.
 
 

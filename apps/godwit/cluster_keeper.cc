@@ -116,6 +116,7 @@ class Keeper {
     std::string data;
     std::vector<std::string> emulated;
     std::optional<std::string> cgroup;
+    bool shaped = false;  // The kernel slows its link; otherwise its own process does.
     pid_t pid = 0;
     int go = -1;  // Closing it lets the process begin.
   };
@@ -195,11 +196,13 @@ class Keeper {
     }
     if (device.link) {
       GODWIT_TRY(CreateLink(*device.link, pid));
-      const bool shaped = Shape(device.link->interface, plan.link_mbps).ok();
-      device.emulated.push_back(shaped ? fmt::format("link of {} Mbit/s by tc tbf", plan.link_mbps)
-                                       : "link at full speed (no tc tbf here)");
-    } else if (!is_host) {
-      device.emulated.push_back("link at full speed (loopback)");
+      device.shaped = Shape(device.link->interface, plan.link_mbps).ok();
+    }
+    if (!is_host) {
+      device.emulated.push_back(
+          device.shaped
+              ? fmt::format("link of {} Mbit/s by tc tbf", plan.link_mbps)
+              : fmt::format("link of {} Mbit/s, of what it sends, by its own process", plan.link_mbps));
     }
     return {};
   }
@@ -257,9 +260,10 @@ class Keeper {
     std::array<char, 256> part;
     for (ssize_t n; (n = read(go, part.data(), part.size())) > 0;)
       labels.append(part.data(), static_cast<std::size_t>(n));
+    bool shaped = false;
     if (device.link) {
       if (Status status = ConfigureInside(*device.link); !status.ok()) Die(status.error().message);
-      (void)Shape(device.link->peer, device.link->mbps);
+      shaped = Shape(device.link->peer, device.link->mbps).ok();
       if (Status status = HideOtherDevices(options_.state_folder, device.data, options_.token_file);
           !status.ok()) {
         Die(status.error().message);
@@ -295,6 +299,10 @@ class Keeper {
                                     std::string("--memory"),
                                     std::to_string(plan.memory.value)}) {
       command.push_back(word);
+    }
+    if (plan.link_mbps != 0 && !shaped) {
+      command.push_back("--link-bytes-per-second");
+      command.push_back(std::to_string(plan.link_mbps * 1'000'000 / 8));
     }
     for (std::size_t begin = 0, end; (end = labels.find('\n', begin)) != std::string::npos; begin = end + 1) {
       command.push_back("--emulated");

@@ -23,6 +23,9 @@ inline constexpr int kExitNotConverged = 3;
 inline constexpr int kExitStopped = 75;   // `--stop-after`: stopped, and the snapshot is written.
 inline constexpr int kExitTrapped = 134;  // The guest trapped: what a shell reports for a program that aborted.
 
+// What main puts in the place of `run`'s "--".
+inline constexpr char kSeparator[] = "\x1f--";
+
 // Global flags, filled by the parser before any action runs.
 struct Session {
   std::string output = "table";  // table, wide, json, yaml, name

@@ -1,5 +1,6 @@
 // godwit: the command line. Parses flags, picks the subcommand, turns its result into an exit code.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
 #include "commands.h"
@@ -23,6 +24,8 @@ void AddCommands(CLI::App& app, Session& session) {
   AddRunCommand(app, session);
   AddResumeCommand(app, session);
   AddBuildCommand(app, session);
+  AddInspectCommand(app, session);
+  AddDoctorCommand(app, session);
   AddUpCommand(app, session);
   AddDownCommand(app, session);
   AddBenchCommand(app, session);
@@ -35,6 +38,18 @@ void AddCommands(CLI::App& app, Session& session) {
   AddMigrateCommand(app, session);
   AddLogsCommand(app, session);
   AddDataCommand(app, session);
+}
+
+// `godwit run -- prog ...`: the parser would take the separator for itself, so `run` gets it under another name.
+std::vector<std::string> ProtectSeparator(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  const auto command = std::find_if(words.begin(), words.end(), [](const std::string& w) { return !w.starts_with("-"); });
+  if (command != words.end() && *command == "run") {
+    const auto separator = std::find(command, words.end(), "--");
+    if (separator != words.end()) *separator = kSeparator;
+  }
+  std::reverse(words.begin(), words.end());  // As CLI11 wants them.
+  return words;
 }
 
 int Main(int argc, char** argv) {
@@ -51,7 +66,7 @@ int Main(int argc, char** argv) {
   AddGlobalFlags(app, session);
   AddCommands(app, session);
   try {
-    app.parse(argc, argv);
+    app.parse(ProtectSeparator(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kExitDone : kExitUsage;
   }

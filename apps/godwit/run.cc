@@ -30,6 +30,18 @@ Result<int> Run(RunCommand& command, const std::vector<std::string>& rest, const
   return RunProgram(std::move(package), nullptr, options);
 }
 
+// The program and its arguments, from what the parser left; throws the parser's errors.
+std::vector<std::string> GuestWords(std::vector<std::string> rest) {
+  if (!rest.empty() && rest.front() == kSeparator) {
+    rest.erase(rest.begin());
+  } else if (!rest.empty() && rest.front().starts_with("-")) {
+    throw CLI::ExtrasError({rest.front()});
+  }
+  if (rest.empty()) throw CLI::RequiredError("prog.wasm");
+  std::replace(rest.begin(), rest.end(), std::string(kSeparator), std::string("--"));
+  return rest;
+}
+
 }  // namespace
 
 void AddRunCommand(CLI::App& app, Session& session) {
@@ -53,19 +65,12 @@ void AddRunCommand(CLI::App& app, Session& session) {
       "  godwit run --dir /srv/data:/data --env LANG=C count.wasm /data/words.txt\n"
       "  godwit run --stop-after 50 --snapshot s hello.gwp; godwit resume s");
   sub->prefix_command();
-  sub->parse_complete_callback([sub, command] {
-    std::vector<std::string> rest = sub->remaining();
-    if (!rest.empty() && rest.front() == "--") rest.erase(rest.begin());
-    else if (!rest.empty() && rest.front().starts_with("-")) throw CLI::ExtrasError({rest.front()});
-    if (rest.empty()) throw CLI::RequiredError("prog.wasm");
+  sub->parse_complete_callback([sub, command, &session] {
+    const std::vector<std::string> words = GuestWords(sub->remaining());
     if (const Status status = CheckRunOptions(command->options); !status.ok()) {
       throw CLI::ValidationError(status.error().message);
     }
-  });
-  sub->callback([sub, command, &session] {
-    std::vector<std::string> rest = sub->remaining();
-    if (rest.front() == "--") rest.erase(rest.begin());
-    session.action = [command, rest, &session] { return Run(*command, rest, session); };
+    session.action = [command, words, &session] { return Run(*command, words, session); };
   });
 }
 

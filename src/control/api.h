@@ -80,7 +80,7 @@ std::string_view NameMemberOf(std::string_view kind);
 class Api {
  public:
   struct Options {
-    std::chrono::seconds lease_ttl{10};
+    std::chrono::seconds lease_ttl{20};
   };
   Api(store::Metadata& metadata, Blobs& blobs, Logs& logs, Options options)
       : metadata_(metadata), blobs_(blobs), logs_(logs), options_(options) {}

@@ -20,7 +20,7 @@ class Controller {
     std::filesystem::path data;         // Folder for blobs and the embedded metadata store; made if absent.
     std::string metadata = "sqlite:";   // See store::OpenMetadata.
     std::string token;                  // Empty: none is asked for.
-    std::chrono::seconds lease_ttl{10};
+    std::chrono::seconds lease_ttl{20};
   };
   // Serves when it returns. kPermissionDenied: beyond loopback without a token. Errors of the store and of listening.
   static Result<std::unique_ptr<Controller>> Start(Options options);

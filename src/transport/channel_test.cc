@@ -284,6 +284,16 @@ TEST(Handshake, RefusesEveryChangedByte) {
   }
 }
 
+// The worked example of docs/formats/channel.md.
+TEST(Handshake, BeginsAsDocumented) {
+  Bytes expected{'G', 'W', 'C', 'H', 1, 1, 0, 0, 0, 1};
+  expected.resize(expected.size() + 31);
+  for (const std::uint8_t byte : {1, 0, 0, 0, 0, 0, 0, 0, 4}) expected.push_back(byte);
+  for (const char c : {'n', 'e', 'a', 'r'}) expected.push_back(static_cast<std::uint8_t>(c));
+  EXPECT_EQ(ConnectingHandshake(kNear, "secret", Nonce{1}).hello(), expected);
+  EXPECT_EQ(expected.size(), 54u);
+}
+
 TEST(Handshake, RefusesAReplayedProof) {
   ConnectingHandshake near(kNear, "secret", Nonce{1});
   AcceptingHandshake first(kFar, "secret", Nonce{2}), second(kFar, "secret", Nonce{3});

@@ -227,10 +227,7 @@ struct HttpClient::Impl {
   Status Write(const HttpCall& call, std::string_view bytes) {
     error_code error;
     GODWIT_TRY(Wait(call.timeout, "sending", error, [&](auto done) { asio::async_write(socket, asio::buffer(bytes), std::move(done)); }));
-    if (error) {
-      Disconnect();
-      return Unavailable(fmt::format("{}: the connection was lost while sending: {}", Where(), error.message()));
-    }
+    if (error) return Unavailable(fmt::format("{}: the connection was lost while sending: {}", Where(), error.message()));
     return {};
   }
 
@@ -288,10 +285,13 @@ struct HttpClient::Impl {
   Result<HttpAnswer> Attempt(const HttpCall& call, const std::function<bool(std::string_view)>* on_data, bool& began) {
     GODWIT_ASSIGN(std::string head, Head(call));
     GODWIT_TRY(Connect());
-    // A server may answer and close before it has read everything (413): its answer counts, not the failed write.
     Status sent = Write(call, call.body_source ? head : head + call.body);
     if (sent.ok() && call.body_source) sent = SendBody(call);
-    if (!sent.ok()) return sent.error();
+    // A server may answer and close before it has read everything (413): then its answer counts, not the failed write.
+    if (!sent.ok() && (sent.error().code != ErrorCode::kUnavailable || !connected)) {
+      Disconnect();
+      return sent.error();
+    }
 
     http::response_parser<http::buffer_body> parser;
     parser.header_limit(static_cast<std::uint32_t>(kHttpHeaderBytesMax.value));
@@ -302,6 +302,7 @@ struct HttpClient::Impl {
                     [&](auto done) { http::async_read_header(socket, buffer, parser, std::move(done)); }));
     if (error) {
       Disconnect();
+      if (!sent.ok()) return sent.error();
       return Unavailable(fmt::format("{}: no answer: {}", Where(), error.message()));
     }
     began = true;
@@ -336,7 +337,7 @@ struct HttpClient::Impl {
       }
       answer.body.append(got);
     }
-    if (!parser.keep_alive()) Disconnect();
+    if (!parser.keep_alive() || !sent.ok()) Disconnect();
     return answer;
   }
 };

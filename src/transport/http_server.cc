@@ -216,6 +216,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     progress_ = Clock::now();
     const std::uint64_t serial = ++serial_;
     if (request.target.empty() || (request.target[0] != '/' && request.target != "*")) {
+      keep_alive_ = false;
       return RespondProblem(serial, 400, "the request's target must be a path");
     }
     Watch();

@@ -6,10 +6,14 @@
 #include <llvm/Analysis/CFG.h>
 #include <llvm/Analysis/CallGraph.h>
 #include <llvm/Analysis/LoopInfo.h>
+#include <llvm/Analysis/OptimizationRemarkEmitter.h>
 #include <llvm/Analysis/ScalarEvolution.h>
 #include <llvm/Analysis/TargetLibraryInfo.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/InstIterator.h>
+#include <llvm/Transforms/Utils/LoopSimplify.h>
+#include <llvm/Transforms/Utils/LoopUtils.h>
+#include <llvm/Transforms/Utils/UnrollLoop.h>
 
 #include <set>
 
@@ -24,6 +28,10 @@ using llvm::Function;
 constexpr std::uint64_t kShortLoopInstructions = 4096;
 // What a call inside a loop counts as.
 constexpr std::uint64_t kCallInstructions = 256;
+// A polled innermost loop with a smaller body is unrolled to about this size, so that one poll serves several
+// iterations (a poll costs a three-instruction loop half its speed).
+constexpr std::uint64_t kUnrolledInstructions = 64;
+constexpr unsigned kUnrollMax = 8;
 
 bool IsGuest(const Function& function) { return function.getName().starts_with("wasm."); }
 
@@ -71,6 +79,7 @@ class Finder {
   }
 
   StopSites FindIn(Function& function) {
+    UnrollTightLoops(function);
     StopSites sites{&function, {}, {}};
     has_stopping_call_ = false;
     for (llvm::Instruction& instruction : llvm::instructions(function)) {
@@ -83,15 +92,52 @@ class Finder {
     return sites;
   }
 
+  // The analyses of one function, valid while it changes only through them.
+  struct Analyses {
+    Analyses(Function& function, const llvm::TargetLibraryInfo& library)
+        : dominators(function), loops(dominators), assumptions(function),
+          evolution(function, const_cast<llvm::TargetLibraryInfo&>(library), assumptions, dominators, loops) {}
+    llvm::DominatorTree dominators;
+    llvm::LoopInfo loops;
+    llvm::AssumptionCache assumptions;
+    llvm::ScalarEvolution evolution;
+  };
+
+  // Unrolls the tight loops that will be polled; exit tests stay with every copy of the body.
+  void UnrollTightLoops(Function& function) {
+    Analyses analyses(function, tli_);
+    llvm::TargetTransformInfo costs(abi_.module.getDataLayout());
+    llvm::OptimizationRemarkEmitter remarks(&function);
+    for (llvm::Loop* loop : analyses.loops.getLoopsInPreorder()) {
+      if (!loop->isInnermost() || !loop->getLoopLatch()) continue;
+      std::uint64_t body = 0;
+      bool plain = true;
+      for (const BasicBlock* block : loop->blocks()) {
+        body += block->size();
+        for (const llvm::Instruction& instruction : *block) {
+          auto* call = llvm::dyn_cast<CallInst>(&instruction);
+          plain = plain && (!call || (call->getCalledFunction() && call->getCalledFunction()->isIntrinsic()));
+        }
+      }
+      const unsigned count = static_cast<unsigned>(std::min<std::uint64_t>(kUnrollMax, kUnrolledInstructions / body));
+      if (!plain || count < 2 || Instructions(*loop, analyses.evolution) <= kShortLoopInstructions) continue;
+      llvm::simplifyLoop(loop, &analyses.dominators, &analyses.loops, &analyses.evolution, &analyses.assumptions, nullptr, false);
+      llvm::formLCSSARecursively(*loop, analyses.dominators, &analyses.loops, &analyses.evolution);
+      llvm::UnrollLoopOptions options{};
+      options.Count = count;
+      options.Force = true;
+      llvm::UnrollLoop(loop, options, &analyses.loops, &analyses.evolution, &analyses.dominators,
+                       &analyses.assumptions, &costs, &remarks, /*PreserveLCSSA=*/false);
+    }
+  }
+
   // The edges whose polls cut every cycle that is not known to be short.
   std::vector<std::pair<BasicBlock*, BasicBlock*>> EdgesToPoll(Function& function, const std::vector<CallInst*>& calls) {
     llvm::SmallVector<std::pair<const BasicBlock*, const BasicBlock*>, 16> back_edges;
     llvm::FindFunctionBackedges(function, back_edges);
     if (back_edges.empty()) return {};
-    llvm::DominatorTree dominators(function);
-    llvm::LoopInfo loops(dominators);
-    llvm::AssumptionCache assumptions(function);
-    llvm::ScalarEvolution evolution(function, tli_, assumptions, dominators, loops);
+    Analyses analyses(function, tli_);
+    auto& [dominators, loops, assumptions, evolution] = analyses;
     std::set<std::pair<const BasicBlock*, const BasicBlock*>> wanted;
     for (auto [from, to] : back_edges) {
       if (dominators.dominates(to, from)) {

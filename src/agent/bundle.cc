@@ -58,8 +58,7 @@ flatbuffers::Offset<fbs::Request> PutRequest(Builder& builder, const BundledRequ
   const auto answers_offset = builder.CreateVector(answers);
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(request.deadline - Clock::now()).count();
   fbs::RequestBuilder out_request(builder);
-  out_request.add_gateway_high(request.id.gateway_high);
-  out_request.add_gateway_low(request.id.gateway_low);
+  out_request.add_boot(request.id.boot);
   out_request.add_number(request.id.number);
   out_request.add_method(method);
   out_request.add_target(target);
@@ -103,7 +102,7 @@ std::vector<Header> Headers(const flatbuffers::Vector<flatbuffers::Offset<fbs::H
 Result<BundledRequest> GetRequest(const fbs::Request& in, std::size_t instances) {
   auto exchange = std::make_shared<Exchange>();
   NewRequest& request = exchange->request;
-  request.id = {in.gateway_high(), in.gateway_low(), in.number()};
+  request.id = {in.boot(), in.number()};
   request.method = in.method()->str();
   request.target = in.target()->str();
   request.route = Text(in.route());

@@ -40,7 +40,7 @@ class Host final : public InstanceHost {
 
   void Open(NewRequest request, std::shared_ptr<RequestSink> sink) override;
   void Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool last) override;
-  void ResponseAck(const RequestId& id, std::uint64_t offset) override;
+  bool ResponseAck(const RequestId& id, std::uint64_t offset) override;
   void Cancel(const RequestId& id) override;
   void Attach(const RequestId& id, std::uint64_t response_offset, bool head_received,
               std::shared_ptr<RequestSink> sink) override;
@@ -184,12 +184,15 @@ void Host::Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool 
   exchange->Wake();
 }
 
-void Host::ResponseAck(const RequestId& id, std::uint64_t offset) {
+bool Host::ResponseAck(const RequestId& id, std::uint64_t offset) {
   const std::lock_guard lock(core_.lock);
   const auto found = core_.exchanges.find(id);
-  if (found == core_.exchanges.end() || core_.released) return;
+  if (found == core_.exchanges.end()) return true;
+  if (core_.released) return false;
   found->second->Acknowledge(offset);
-  if (found->second->phase == Phase::kEnded) core_.exchanges.erase(found);
+  if (found->second->phase != Phase::kEnded) return false;
+  core_.exchanges.erase(found);
+  return true;
 }
 
 void Host::Cancel(const RequestId& id) {

@@ -71,7 +71,8 @@ class InstanceHost {
   // channel, it is attached to instead. After Release: sink->Moved.
   virtual void Open(NewRequest request, std::shared_ptr<RequestSink> sink) = 0;
   virtual void Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool last) = 0;
-  virtual void ResponseAck(const RequestId& id, std::uint64_t offset) = 0;
+  // True if the request is over and forgotten.
+  virtual bool ResponseAck(const RequestId& id, std::uint64_t offset) = 0;
   virtual void Cancel(const RequestId& id) = 0;
   // Goes on with a request that came with a bundle or lost its channel: BodyConsumed with the first body byte
   // needed, then the head unless head_received, then the response from response_offset. Failed{kNotFound} if unknown.

@@ -19,7 +19,7 @@ namespace godwit::agent {
 
 // Names a request for as long as it lives: drawn by the gateway (or calling agent) that opened it.
 struct RequestId {
-  std::uint64_t gateway_high = 0, gateway_low = 0;  // The gateway's boot id on the wire.
+  std::uint64_t boot = 0;  // Of the process that opened it.
   std::uint64_t number = 0;
   friend auto operator<=>(const RequestId&, const RequestId&) = default;
 };

@@ -1,0 +1,63 @@
+// Agent: this device's part of the cluster: registered under a lease, it runs the instances the records assign to
+// it, serves their requests over channels, stores datasets and packages, moves instances in and out, and reports.
+//
+// It does not know the gateway: what a request from outside or a call between services does is given to it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/environment.h"
+#include "base/bytes.h"
+#include "base/result.h"
+#include "model/records.h"
+#include "transport/channel.h"
+#include "transport/event_loop.h"
+#include "transport/http_server.h"
+
+namespace godwit::agent {
+
+class Agent {
+ public:
+  struct Options {
+    model::DeviceName name;
+    model::DeviceClass device_class = model::DeviceClass::kHost;
+    std::uint32_t cores = 1;
+    ByteCount memory;                    // For instances.
+    std::vector<std::string> emulated;   // What of the device is emulated, for people.
+    std::string controller;              // URL
+    std::string token;                   // Empty: none.
+    std::filesystem::path data;          // Folder for packages, datasets and the migration log; made if absent.
+    std::string channel_address = "127.0.0.1";
+    std::uint16_t channel_port = 0;
+    std::string advertise;               // Host that others reach this device at; empty: channel_address.
+    transport::LinkShape shape;          // Of the channels this agent opens.
+  };
+  // What the agent is composed with.
+  struct Composition {
+    // Calls another service; see Environment::Call. Any thread.
+    std::function<std::shared_ptr<Pending>(OutgoingCall call, std::function<void(Result<CallAnswer>)> done)> call;
+    // Records as they come, for the gateway's directory: kinds "services", "instances", "devices". `json` is empty
+    // where a record was deleted. Any thread, in order per kind.
+    std::function<void(const std::string& kind, const std::string& name, const std::string& json)> on_record;
+  };
+
+  // Listens for channels when it returns; nothing is registered before Join. `loop` outlives the agent.
+  static Result<std::unique_ptr<Agent>> Create(transport::EventLoop& loop, model::BootId boot, Options options,
+                                               Composition composition);
+  // Gives the lease back and stops all instances. Not on the loop.
+  virtual ~Agent() = default;
+  // Registers with the controller, now and whenever needed; `http_port` is where this device's gateway listens.
+  virtual void Join(std::uint16_t http_port) = 0;
+  // PUT, GET, DELETE /v1/data/NAME, /healthz, /readyz. False: not the agent's. On the loop.
+  virtual bool HandleHttp(const std::shared_ptr<transport::HttpExchange>& exchange) = 0;
+  virtual std::uint16_t channel_port() const = 0;
+  // As OpenMetrics text without the final EOF line. Any thread.
+  virtual std::string MetricsText() const = 0;
+};
+
+}  // namespace godwit::agent

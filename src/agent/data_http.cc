@@ -1,0 +1,139 @@
+#include "agent/data_http.h"
+
+#include <openssl/crypto.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "transport/http_client.h"
+
+namespace godwit::agent {
+namespace {
+
+using transport::HttpExchange;
+using Exchange = std::shared_ptr<HttpExchange>;
+
+constexpr std::string_view kPrefix = "/v1/data/";
+constexpr std::size_t kPieceBytes = 256 << 10;
+
+int StatusOf(const Error& error) {
+  switch (error.code) {
+    case ErrorCode::kInvalidArgument: return 400;
+    case ErrorCode::kNotFound: return 404;
+    case ErrorCode::kPermissionDenied: return 403;
+    case ErrorCode::kFailedPrecondition: return 409;
+    case ErrorCode::kResourceExhausted: return 507;
+    case ErrorCode::kUnavailable: return 503;
+    default: return 500;
+  }
+}
+
+void Refuse(const Exchange& exchange, const Error& error) { exchange->RespondProblem(StatusOf(error), error.message); }
+
+bool SameText(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+// Takes piece after piece until the end; owns itself through the callbacks.
+struct Upload : std::enable_shared_from_this<Upload> {
+  Exchange exchange;
+  std::unique_ptr<DatasetWriter> writer;
+  DataHttp::Registrar registrar;
+
+  void Next() {
+    exchange->Read([self = shared_from_this()](Result<std::string> piece) {
+      if (!piece.ok()) return;  // The client is gone; the writer leaves nothing.
+      if (!piece->empty()) {
+        const Status written = self->writer->Write(AsBytes(*piece));
+        return written.ok() ? self->Next() : Refuse(self->exchange, written.error());
+      }
+      auto info = self->writer->Commit();
+      if (!info.ok()) return Refuse(self->exchange, info.error());
+      self->registrar.put(*info, [self, info = *info](Status registered) {
+        if (!registered.ok()) return Refuse(self->exchange, registered.error().Within("stored, but not registered"));
+        self->exchange->Respond(200, {{"Content-Type", "application/json"}},
+                                fmt::format("{{\"name\":\"{}\",\"bytes\":{},\"digest\":\"{}\"}}", info.name.value, info.bytes, info.digest));
+      });
+    });
+  }
+};
+
+struct Download : std::enable_shared_from_this<Download> {
+  Exchange exchange;
+  std::shared_ptr<const Dataset> dataset;
+  std::uint64_t offset = 0;
+
+  void Next() {
+    std::string piece(kPieceBytes, '\0');
+    const auto got = dataset->Read(offset, {reinterpret_cast<std::uint8_t*>(piece.data()), piece.size()});
+    if (!got.ok()) return exchange->Abort();
+    if (*got == 0) return exchange->Finish();
+    piece.resize(*got);
+    offset += *got;
+    exchange->Write(std::move(piece), [self = shared_from_this()](Status sent) {
+      if (sent.ok()) self->Next();
+    });
+  }
+};
+
+}  // namespace
+
+bool DataHttp::Handle(const Exchange& exchange) {
+  const transport::HttpRequest& request = exchange->request();
+  if (!request.path().starts_with(kPrefix)) return false;
+  if (!token_.empty()) {
+    const std::string* authorization = request.header("Authorization");
+    if (authorization == nullptr || !SameText(*authorization, "Bearer " + token_)) {
+      exchange->RespondProblem(401, "say who you are: Authorization: Bearer TOKEN");
+      return true;
+    }
+  }
+  const auto text = transport::PercentDecode(request.path().substr(kPrefix.size()));
+  const Status valid = text.ok() ? model::CheckDatasetName(*text) : Status(text.error());
+  if (!valid.ok()) {
+    Refuse(exchange, valid.error());
+    return true;
+  }
+  const model::DatasetName name(*text);
+  if (request.method == "PUT") {
+    Put(exchange, name);
+  } else if (request.method == "GET") {
+    Get(exchange, name);
+  } else if (request.method == "DELETE") {
+    const Status removed = datasets_.Remove(name);
+    if (!removed.ok()) {
+      Refuse(exchange, removed.error());
+    } else {
+      registrar_.remove(name, [exchange](Status done) {
+        if (done.ok() || done.error().code == ErrorCode::kNotFound) exchange->Respond(204, {}, "");
+        else Refuse(exchange, done.error());
+      });
+    }
+  } else {
+    exchange->RespondProblem(405, "PUT, GET or DELETE");
+  }
+  return true;
+}
+
+void DataHttp::Put(const Exchange& exchange, const model::DatasetName& name) {
+  auto writer = datasets_.Write(name);
+  if (!writer.ok()) return Refuse(exchange, writer.error());
+  auto upload = std::make_shared<Upload>();
+  upload->exchange = exchange;
+  upload->writer = std::move(writer).value();
+  upload->registrar = registrar_;
+  upload->Next();
+}
+
+void DataHttp::Get(const Exchange& exchange, const model::DatasetName& name) {
+  auto dataset = datasets_.Open(name);
+  if (!dataset.ok()) return Refuse(exchange, dataset.error());
+  exchange->Begin(200, {{"Content-Type", "application/octet-stream"}}, (*dataset)->size());
+  auto download = std::make_shared<Download>();
+  download->exchange = exchange;
+  download->dataset = std::move(dataset).value();
+  download->Next();
+}
+
+}  // namespace godwit::agent

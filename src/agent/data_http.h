@@ -1,0 +1,35 @@
+// DataHttp: PUT, GET and DELETE /v1/data/NAME of this device's datasets, streaming. Loop-bound.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "agent/datasets.h"
+#include "transport/http_server.h"
+
+namespace godwit::agent {
+
+class DataHttp {
+ public:
+  // How the cluster learns of a dataset; `done` on any thread.
+  struct Registrar {
+    std::function<void(const DatasetInfo& info, std::function<void(Status)> done)> put;
+    std::function<void(const model::DatasetName& name, std::function<void(Status)> done)> remove;
+  };
+  // `datasets` outlives it. With a token, requests must bear it.
+  DataHttp(Datasets& datasets, std::string token, Registrar registrar)
+      : datasets_(datasets), token_(std::move(token)), registrar_(std::move(registrar)) {}
+  // False: not a path of datasets.
+  bool Handle(const std::shared_ptr<transport::HttpExchange>& exchange);
+
+ private:
+  void Put(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
+  void Get(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
+
+  Datasets& datasets_;
+  const std::string token_;
+  const Registrar registrar_;
+};
+
+}  // namespace godwit::agent

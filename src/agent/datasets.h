@@ -1,0 +1,65 @@
+// Datasets: the named data that lives on this device, as files of one folder. On a device of class cpm they are
+// memory-mapped, as its persistent memory is; elsewhere they are read with pread.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "model/ids.h"
+
+namespace godwit::agent {
+
+// Immutable; a replaced or removed dataset can be read on until this is dropped. Any thread.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  virtual std::uint64_t size() const = 0;
+  // Bytes read: fewer than asked only at the end. The pages may come from the disk: this may block for that long.
+  virtual Result<std::size_t> Read(std::uint64_t offset, std::span<std::uint8_t> to) const = 0;
+};
+
+struct DatasetInfo {
+  model::DatasetName name;
+  std::uint64_t bytes = 0;
+  std::string digest;  // "sha256:<hex>"
+};
+
+// One dataset being written; what was there stays until Commit. Dropping it without Commit leaves nothing.
+class DatasetWriter {
+ public:
+  virtual ~DatasetWriter() = default;
+  virtual Status Write(ByteView bytes) = 0;
+  virtual Result<DatasetInfo> Commit() = 0;
+};
+
+// Self-synchronised.
+class Datasets {
+ public:
+  // Makes the folder. `mapped`: memory-map the files.
+  static Result<std::unique_ptr<Datasets>> Create(const std::filesystem::path& folder, bool mapped);
+  // kNotFound.
+  Result<std::shared_ptr<const Dataset>> Open(const model::DatasetName& name);
+  Result<std::unique_ptr<DatasetWriter>> Write(const model::DatasetName& name);
+  Status Remove(const model::DatasetName& name);
+  std::vector<DatasetInfo> List() const;
+
+ private:
+  friend class FileDatasetWriter;
+  Datasets(std::filesystem::path folder, bool mapped) : folder_(std::move(folder)), mapped_(mapped) {}
+  Status LoadInfos();
+
+  const std::filesystem::path folder_;
+  const bool mapped_;
+  mutable std::mutex mutex_;
+  std::map<model::DatasetName, DatasetInfo> infos_;
+  std::map<model::DatasetName, std::shared_ptr<const Dataset>> open_;
+};
+
+}  // namespace godwit::agent

@@ -1,0 +1,261 @@
+// InstanceHost with real guests: the services of services/, compiled by `godwit build`. Skipped where the build has no
+// compiler.
+#include "agent/instance_host.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+
+namespace godwit::agent {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+fs::path FromEnvironment(const char* name, const char* otherwise) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : otherwise;
+}
+
+std::shared_ptr<const runtime::LoadedModule> Module(const std::string& name) {
+  const fs::path source = FromEnvironment("GODWIT_SOURCE_DIR", "."), build = FromEnvironment("GODWIT_BINARY_DIR", "build");
+  const fs::path folder = build / "agent_test_services", package = folder / (name + ".gwp"), log = folder / "log";
+  fs::create_directories(folder);
+  if (!fs::exists(build / "bin/godwit") || !fs::exists(build / "lib/libgodwit_compiler.so")) return nullptr;
+  const std::string command = source.string() + "/services/build.sh " + folder.string() + " >" + log.string() + " 2>&1 && " +
+                              build.string() + "/bin/godwit build " + (folder / (name + ".wasm")).string() + " -o " +
+                              package.string() + " --target " + std::string(package::IsaName(package::HostIsa())) + " >>" +
+                              log.string() + " 2>&1";
+  if (std::system(command.c_str()) != 0) return nullptr;
+  auto opened = package::Package::Open(package);
+  if (!opened.ok()) return nullptr;
+  auto loaded = runtime::LoadedModule::Load(*opened);
+  return loaded.ok() ? *loaded : nullptr;
+}
+
+class FakeEnvironment final : public Environment {
+ public:
+  const DeviceInfo& device() const override { return info; }
+  void Log(const Asker&, LogLevel, std::string_view line) override {
+    const std::lock_guard lock(mutex);
+    log += std::string(line) + "\n";
+  }
+  std::shared_ptr<Pending> Call(OutgoingCall call, std::function<void(Result<CallAnswer>)> done) override {
+    const std::string text = "answer to " + call.target;
+    done(CallAnswer{200, {}, Bytes(text.begin(), text.end())});
+    return nullptr;
+  }
+  void DataSize(const Asker&, const model::DatasetName&, std::function<void(Result<std::uint64_t>)> done) override {
+    done(std::uint64_t{data.size()});
+  }
+  void DataRead(const Asker&, const model::DatasetName&, std::uint64_t offset, std::uint32_t length,
+                std::function<void(Result<Bytes>)> done) override {
+    const std::string part = offset < data.size() ? data.substr(offset, length) : "";
+    done(Bytes(part.begin(), part.end()));
+  }
+  DeviceInfo info{"here", "host", "x86_64"};
+  std::mutex mutex;
+  std::string log, data;
+};
+
+// Waits for one answer.
+class Client final : public RequestSink {
+ public:
+  void BodyConsumed(const RequestId&, std::uint64_t offset) override { Note([&] { consumed = offset; }); }
+  void Head(const RequestId&, std::uint16_t code, const std::vector<Header>&, std::int64_t) override { Note([&] { status = code; }); }
+  void Chunk(const RequestId&, std::uint64_t, ByteView bytes, bool last) override {
+    Note([&] {
+      body += AsText(bytes);
+      ended = last;
+    });
+  }
+  void Failed(const RequestId&, const Failure& failure) override {
+    Note([&] {
+      status = failure.status;
+      body = failure.problem;
+      ended = true;
+    });
+  }
+  void Moved(const RequestId&, const Location&, std::uint64_t, bool was_carried) override {
+    Note([&] {
+      moved = true;
+      carried = was_carried;
+    });
+  }
+  bool Ended() {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, 60s, [this] { return ended; });
+  }
+  template <typename F>
+  void Note(F change) {
+    const std::lock_guard lock(mutex);
+    change();
+    changed.notify_all();
+  }
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint64_t consumed = 0;
+  std::uint16_t status = 0;
+  std::string body;
+  bool ended = false, moved = false, carried = false;
+};
+
+class InstanceHostTest : public ::testing::Test {
+ protected:
+  InstanceHost::Options OptionsFor(const std::string& name, model::ServiceKind kind, std::uint32_t concurrency = 1) {
+    InstanceHost::Options options;
+    options.module = Module(name);
+    options.record.id = model::InstanceId(name + "-0");
+    options.service.name = options.record.service = model::ServiceName(name);
+    options.service.manifest.name = options.service.name;
+    options.service.manifest.kind = kind;
+    options.service.manifest.state = model::StateClass::kStateful;
+    options.service.manifest.http = {{"/" + name, concurrency}};
+    options.service.manifest.data[model::DatasetName("archive")] = model::DataAccess::kRead;
+    options.service.manifest.calls = {model::ServiceName("scan")};
+    options.environment = environment;
+    return options;
+  }
+  NewRequest Request(const std::string& method, const std::string& target, bool body = false) {
+    NewRequest request;
+    request.id = {1, ++number};
+    request.method = method;
+    request.target = target;
+    request.deadline = std::chrono::steady_clock::now() + 60s;
+    request.body_follows = body;
+    return request;
+  }
+  std::string Ask(InstanceHost& host, const std::string& method, const std::string& target, std::optional<std::string> body = std::nullopt) {
+    const auto client = std::make_shared<Client>();
+    const NewRequest request = Request(method, target, body.has_value());
+    host.Open(request, client);
+    if (body) host.Body(request.id, 0, AsBytes(*body), true);
+    EXPECT_TRUE(client->Ended()) << target;
+    return std::to_string(client->status) + " " + client->body;
+  }
+  std::shared_ptr<FakeEnvironment> environment = std::make_shared<FakeEnvironment>();
+  std::uint64_t number = 0;
+};
+
+TEST_F(InstanceHostTest, AReactorKeepsItsMemoryBetweenRequests) {
+  auto options = OptionsFor("hello", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "GET", "/hello"), "200 Hello number 1 from here host x86_64\n");
+  EXPECT_EQ(Ask(**host, "GET", "/hello"), "200 Hello number 2 from here host x86_64\n");
+}
+
+TEST_F(InstanceHostTest, ACommandAnswersAsCgiDoesAndItsExitCodeIsAProblem) {
+  auto options = OptionsFor("echo-command", model::ServiceKind::kCommand);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "POST", "/echo", "some text"), "200 some text");
+  EXPECT_EQ(Ask(**host, "GET", "/echo?exit=3").substr(0, 4), "500 ");
+}
+
+TEST_F(InstanceHostTest, AStoreGoesOnElsewhereWithItsValuesAndItsWaitingBody) {
+  auto options = OptionsFor("store", model::ServiceKind::kReactor, 4);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  auto there = options;
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "PUT", "/store/a", "first").substr(0, 4), "200 ");
+  // A request in the middle of its body.
+  const auto client = std::make_shared<Client>();
+  const NewRequest open = Request("PUT", "/store/b", true);
+  (*host)->Open(open, client);
+  (*host)->Body(open.id, 0, AsBytes("half "), false);
+  Bytes bundle;
+  {
+    auto captured = (*host)->PauseAndCapture(10s);
+    ASSERT_TRUE(captured.ok()) << captured.error().message;
+    ASSERT_TRUE((*captured)->Encode([&](ByteView bytes) -> Status {
+      bundle.insert(bundle.end(), bytes.begin(), bytes.end());
+      return {};
+    }).ok());
+    EXPECT_LE(bundle.size(), (*captured)->bytes_estimate());
+  }
+  auto moved = InstanceHost::CreateFromBundle(std::move(there), bundle);
+  ASSERT_TRUE(moved.ok()) << moved.error().message;
+  (*moved)->Resume();
+  (*host)->Release({model::DeviceName("there"), "127.0.0.1:1", {2}});
+  EXPECT_TRUE(client->moved && client->carried);
+  const auto again = std::make_shared<Client>();
+  (*moved)->Attach(open.id, 0, false, again);
+  (*moved)->Body(open.id, 5, AsBytes("done"), true);
+  ASSERT_TRUE(again->Ended());
+  EXPECT_EQ(again->status, 200);
+  EXPECT_EQ(Ask(**moved, "GET", "/store/a"), "200 first");
+  EXPECT_EQ(Ask(**moved, "GET", "/store/b"), "200 half done");
+  EXPECT_EQ(Ask(**moved, "GET", "/store?check=1").substr(0, 4), "200 ");
+  // The source answers with the new place.
+  const auto late = std::make_shared<Client>();
+  (*host)->Open(Request("GET", "/store/a"), late);
+  EXPECT_TRUE(late->moved && !late->carried);
+}
+
+TEST_F(InstanceHostTest, AComputationIsStoppedAndGoesOnWithTheSameResult) {
+  auto options = OptionsFor("crunch", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  const std::string expected = Ask(**host, "GET", "/crunch?rounds=300");
+  const auto client = std::make_shared<Client>();
+  (*host)->Open(Request("GET", "/crunch?rounds=300"), client);
+  int stops = 0;
+  while (!client->ended && stops < 50) {
+    { ASSERT_TRUE((*host)->PauseAndCapture(10s).ok()); }
+    (*host)->Resume();
+    ++stops;
+  }
+  ASSERT_TRUE(client->Ended());
+  EXPECT_EQ("200 " + client->body, expected);
+}
+
+TEST_F(InstanceHostTest, ARequestPastItsTimeIsAnswered504AndTheNextOneRuns) {
+  auto options = OptionsFor("crunch", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.limits.request_timeout = 100ms;
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "GET", "/crunch?rounds=100000").substr(0, 4), "504 ");
+  EXPECT_EQ(Ask(**host, "GET", "/crunch?rounds=1").substr(0, 4), "200 ");
+}
+
+TEST_F(InstanceHostTest, RefusesABodyBeyondTheLimitAndAQueueBeyondItsLimit) {
+  auto options = OptionsFor("store", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.limits.body = {10};
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "PUT", "/store/a", "more than ten bytes").substr(0, 4), "413 ");
+  { ASSERT_TRUE((*host)->PauseAndCapture(10s).ok()); }
+  std::vector<std::shared_ptr<Client>> clients;
+  for (std::size_t i = 0; i <= kWaitingRequestsMax; ++i) {
+    clients.push_back(std::make_shared<Client>());
+    (*host)->Open(Request("GET", "/store"), clients.back());
+  }
+  EXPECT_EQ(clients.back()->status, 503);
+  (*host)->Resume();
+  EXPECT_TRUE(clients.front()->Ended());
+  EXPECT_EQ(clients.front()->status, 200);
+}
+
+TEST_F(InstanceHostTest, AScanReadsItsDatasetInPieces) {
+  auto options = OptionsFor("scan", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  for (int i = 0; i < 100'000; ++i) environment->data += i % 10 == 0 ? "a needle here\n" : "just some hay\n";
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  const std::string answer = Ask(**host, "GET", "/scan?word=needle");
+  EXPECT_NE(answer.find("\"matches\":10000,"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("\"lines\":100000,"), std::string::npos) << answer;
+}
+
+}  // namespace
+}  // namespace godwit::agent

@@ -146,10 +146,7 @@ class Keeper {
     }
     record_.server = fmt::format("http://{}:{}", host_address_, kControllerPort);
     record_.token_file = options_.token_file;
-    if (isolated_ && !Forwarding()) {
-      record_.restore_no_forwarding = true;
-      SetForwarding(true);
-    }
+    if (isolated_) HoldForwarding();
     return {};
   }
 

@@ -14,6 +14,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <set>
 
@@ -23,6 +25,8 @@ namespace godwit::cli {
 namespace {
 
 constexpr const char* kForwardingFile = "/proc/sys/net/ipv4/ip_forward";
+// There while forwarding is on only because of us.
+constexpr const char* kForwardingMarker = "/run/godwit-forwarding";
 constexpr int kNetworksMax = 200;
 // A bucket must hold what comes between two ticks of the slowest usual kernel clock (250 Hz), and one 64 KiB
 // packet.
@@ -122,14 +126,22 @@ void RemoveLink(const std::string& interface) {
   if (if_nametoindex(interface.c_str()) != 0) (void)RunOrFail({"ip", "link", "del", interface});
 }
 
-bool Forwarding() {
+void HoldForwarding() {
   std::ifstream in(kForwardingFile);
-  return in.get() == '1';
+  if (in.get() == '1') return;
+  std::ofstream(kForwardingMarker).flush();
+  std::ofstream(kForwardingFile) << "1";
 }
 
-void SetForwarding(bool on) {
-  std::ofstream out(kForwardingFile);
-  out << (on ? "1" : "0");
+void ReleaseForwarding() {
+  if (access(kForwardingMarker, F_OK) != 0) return;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/net", error)) {
+    int network = 0, index = 0;
+    if (std::sscanf(entry.path().filename().c_str(), "gw%dh%d", &network, &index) == 2) return;
+  }
+  std::ofstream(kForwardingFile) << "0";
+  unlink(kForwardingMarker);
 }
 
 Status HideOtherDevices(const std::string& state_folder, const std::string& own_folder,

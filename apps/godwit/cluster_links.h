@@ -45,9 +45,11 @@ Status Shape(const std::string& interface, std::uint64_t mbps);
 // Removing what is not there is no error.
 void RemoveLink(const std::string& interface);
 
-// Whether the machine forwards packets between its interfaces, as devices that talk to each other need.
-bool Forwarding();
-void SetForwarding(bool on);
+// Makes the machine forward packets between its interfaces, as devices that talk to each other need, and
+// takes that back once no link of any cluster is left. What it was before is kept for all clusters in one
+// marker file.
+void HoldForwarding();
+void ReleaseForwarding();
 
 // Gives the calling process a mount namespace of its own in which, of `state_folder`, only `own_folder` below
 // it and the file `token_file` are left: devices share nothing by accident.

@@ -107,7 +107,6 @@ Result<ClusterRecord> LoadRecord(const std::string& state_folder) {
       record.links.push_back({link.at("device").get<std::string>(), link.at("interface").get<std::string>()});
     }
     record.cgroups = value.at("cgroups").get<std::vector<std::string>>();
-    record.restore_no_forwarding = value.at("restore_no_forwarding").get<bool>();
     return record;
   } catch (const json::exception& error) {
     return Corrupt(
@@ -125,8 +124,7 @@ Status SaveRecord(const std::string& state_folder, const ClusterRecord& record) 
                       {"keeper", ToJson(record.keeper)},
                       {"daemons", daemons},
                       {"links", links},
-                      {"cgroups", record.cgroups},
-                      {"restore_no_forwarding", record.restore_no_forwarding}};
+                      {"cgroups", record.cgroups}};
   return WriteFile(state_folder + "/cluster.json", value.dump(2) + "\n", 0600);
 }
 
@@ -161,7 +159,7 @@ void Erase(const std::string& state_folder, const ClusterRecord& record) {
   }
   for (const auto& link : record.links) RemoveLink(link.interface);
   for (const auto& cgroup : record.cgroups) RemoveCgroup(cgroup);
-  if (record.restore_no_forwarding) SetForwarding(false);
+  if (!record.links.empty()) ReleaseForwarding();
   RemoveContext(record.server);
   std::error_code ignored;
   fs::remove_all(state_folder, ignored);

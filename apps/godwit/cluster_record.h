@@ -34,8 +34,7 @@ struct ClusterRecord {
   ProcessRecord keeper;
   std::vector<ProcessRecord> daemons;
   std::vector<LinkRecord> links;
-  std::vector<std::string> cgroups;    // Folders.
-  bool restore_no_forwarding = false;  // ip_forward was 0 before.
+  std::vector<std::string> cgroups;  // Folders.
 };
 
 // ~/.local/state/godwit/cluster and ~/.config/godwit/context.json ($XDG_STATE_HOME and $XDG_CONFIG_HOME where

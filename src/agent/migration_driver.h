@@ -47,12 +47,16 @@ class MigrationSite {
   // an error whose message is shown to who asked for the move.
   virtual Result<InstanceHost::Options> Prepare(const model::InstanceRecord& record, const model::ServiceRecord& service,
                                                 std::uint64_t memory_bytes) = 0;
+  // Makes the paused host from its bundle; fakes do it their way.
+  virtual Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle) {
+    return InstanceHost::CreateFromBundle(std::move(options), bundle);
+  }
   // A preparation or an arrival that is not confirmed ends: frees what Prepare reserved, forgets the host if adopted.
   virtual void Abandon(const model::InstanceId& id) = 0;
   // On the loop; must not block. The host belongs to the agent from now on and is resumed next; requests that are
   // attached or opened may be given to it. Its record is not to be written before OnArrived.
   virtual void Adopt(std::shared_ptr<InstanceHost> host) = 0;
-  // Confirmed: the store has this device as owner.
+  // Confirmed: the store has this device as owner. On the loop; must not block. The source hears of it afterwards.
   virtual void OnArrived(const model::InstanceId& id) = 0;
 };
 

@@ -16,6 +16,8 @@ namespace {
 using namespace migration;
 using Clock = std::chrono::steady_clock;
 
+constexpr int kFindAttempts = 40;
+constexpr std::chrono::milliseconds kFindInterval{50};
 constexpr int kFinalReportsMax = 1200;  // Times retry_interval.
 
 std::uint64_t MicrosSince(Clock::time_point begin) {
@@ -35,16 +37,20 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     lane_.reset();
   }
 
-  void Begin() {
+  // A record may be seen before the instance, which has just come, is.
+  void Begin(int attempt = 0) {
     host_ = context_.site.Find(record_.instance);
     if (host_) {
       record_.source_isa = context_.options.isa;
       Feed(source::Start{});
-      return;
+    } else if (attempt < kFindAttempts) {
+      deadline_ = context_.loop.After(kFindInterval, [this, attempt] { Begin(attempt + 1); });
+    } else {
+      ReportFailure("instance " + record_.instance.value + " is not on " + record_.source.value);
     }
-    ReportFailure("instance " + record_.instance.value + " is not on " + record_.source.value);
   }
   void Cancel(const std::string& reason) override {
+    if (source_.phase() == SourcePhase::kPending) return ReportFailure(reason);
     if (!source_.final() && !TokenSent()) Feed(source::CancelRequested{reason});
   }
   void Shut() override {
@@ -462,6 +468,8 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
 
   // --- Reports
   void ReportFailure(const std::string& reason) {
+    if (model::IsFinal(record_.phase)) return;
+    deadline_.Cancel();
     record_.phase = model::MigrationPhase::kFailed;
     record_.error = reason;
     FinalReport(0);

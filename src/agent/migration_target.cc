@@ -263,7 +263,7 @@ void Arriving::OnCommit(const wire::Commit& commit, std::uint64_t call) {
 
 void Arriving::Do(const target::RestoreInstance&) {
   OnLane([this] {
-    auto host = InstanceHost::CreateFromBundle(std::move(*options_), buffer_.First(received_));
+    auto host = context_.site.Restore(std::move(*options_), buffer_.First(received_));
     options_.reset();
     buffer_.Free();
     if (host.ok()) host_ = *std::move(host);
@@ -334,10 +334,8 @@ void Arriving::Do(const target::SendConfirmed&) {
 }
 
 void Arriving::Do(const target::OpenToRequests&) {
-  OnLane([this] {
-    host_.reset();  // The agent's alone now.
-    context_.site.OnArrived(target_.token().instance);
-  });
+  context_.site.OnArrived(target_.token().instance);
+  OnLane([this] { host_.reset(); });  // The agent's alone now, once what the lane had to do is done.
 }
 
 void Arriving::Do(const target::PauseInstance&) {

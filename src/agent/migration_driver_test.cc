@@ -1,0 +1,368 @@
+// Two devices' drivers over real channels on loopback, with hosts, sites and a store that are fakes.
+#include "agent/migration_driver.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <map>
+#include <mutex>
+
+#include <nlohmann/json.hpp>
+
+#include "transport/transport_fixture.h"
+
+namespace godwit::agent {
+namespace {
+
+using transport::Awaited;
+using nlohmann::json;
+
+const model::InstanceId kInstance("store-0-a");
+const model::MigrationId kMigration("m-1");
+const model::DeviceName kHost0("host0"), kCsd1("csd1");
+
+class FakeCaptured final : public CapturedHost {
+ public:
+  explicit FakeCaptured(const Bytes& state) : state_(state) {}
+  Status Encode(const std::function<Status(ByteView)>& sink) override { return sink(state_); }
+  std::uint64_t bytes_estimate() const override { return state_.size(); }
+  std::uint64_t memory_bytes() const override { return state_.size(); }
+  std::size_t running() const override { return 1; }
+  std::size_t requests() const override { return 3; }
+
+ private:
+  const Bytes& state_;
+};
+
+class FakeHost final : public InstanceHost {
+ public:
+  FakeHost(model::InstanceRecord record, model::ServiceRecord service, Bytes state, bool running)
+      : state(std::move(state)), running(running), record_(std::move(record)), service_(std::move(service)) {}
+  void Open(NewRequest, std::shared_ptr<RequestSink>) override {}
+  void Body(const RequestId&, std::uint64_t, ByteView, bool) override {}
+  bool ResponseAck(const RequestId&, std::uint64_t) override { return true; }
+  void Cancel(const RequestId&) override {}
+  void Attach(const RequestId&, std::uint64_t, bool, std::shared_ptr<RequestSink>) override {}
+  void Detach(const RequestSink*) override {}
+  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds) override {
+    ++pauses;
+    if (cannot_move) return FailedPrecondition("an open socket cannot move");
+    running = false;
+    return std::unique_ptr<CapturedHost>(std::make_unique<FakeCaptured>(state));
+  }
+  void Resume() override { running = true; }
+  void Release(const Location& to) override { released_to = to; }
+  Statistics statistics() const override { return {.memory_bytes = state.size()}; }
+  const model::InstanceRecord& record() const override { return record_; }
+  const model::ServiceRecord& service() const override { return service_; }
+
+  Bytes state;
+  std::atomic<bool> running;
+  std::atomic<int> pauses{0};
+  bool cannot_move = false;
+  std::optional<Location> released_to;
+
+ private:
+  model::InstanceRecord record_;
+  model::ServiceRecord service_;
+};
+
+class FakeStore final : public MigrationStore {
+ public:
+  Status Patch(const model::MigrationId&, const std::string& patch) override {
+    const std::lock_guard lock(mutex);
+    const json members = json::parse(patch);
+    migration.merge_patch(members);
+    phases.push_back(members.value("phase", ""));
+    if (phases.back() == "Done" || phases.back() == "Failed" || phases.back() == "Cancelled") over.Set(true);
+    return {};
+  }
+  Status Confirm(const model::InstanceId&, const model::DeviceName& device, model::Epoch epoch,
+                 const model::MigrationId&) override {
+    const std::lock_guard lock(mutex);
+    if (device == kCsd1 && target_cut_off) {
+      target_tried.Set(true);
+      return Unavailable("no route to the controller");
+    }
+    if (instance.device == device && instance.epoch == epoch) return {};
+    if (instance.epoch.Next() != epoch) return FailedPrecondition("owned by " + instance.device.value);
+    instance.device = device;
+    instance.epoch = epoch;
+    return {};
+  }
+  Result<model::InstanceRecord> Instance(const model::InstanceId&) override {
+    const std::lock_guard lock(mutex);
+    return instance;
+  }
+  Result<model::DeviceRecord> Device(const model::DeviceName& name) override {
+    const std::lock_guard lock(mutex);
+    const auto found = devices.find(name);
+    if (found == devices.end()) return NotFound("no device " + name.value);
+    return found->second;
+  }
+
+  std::mutex mutex;
+  json migration = json::object();
+  std::vector<std::string> phases;
+  Awaited<bool> over, target_tried;
+  model::InstanceRecord instance;
+  std::map<model::DeviceName, model::DeviceRecord> devices;
+  bool target_cut_off = false;
+};
+
+class FakeSite final : public MigrationSite {
+ public:
+  std::shared_ptr<InstanceHost> Find(const model::InstanceId& id) override {
+    return host && host->record().id == id ? host : nullptr;
+  }
+  void OnLeft(const model::InstanceId&, const Location&) override { left = true; }
+  void OnKept(const model::InstanceId&, model::Epoch epoch) override { kept.Set(epoch); }
+  void OnLost(const model::InstanceId&, const std::string&) override { lost = true; }
+  Result<InstanceHost::Options> Prepare(const model::InstanceRecord& record, const model::ServiceRecord& service,
+                                        std::uint64_t) override {
+    preparing.Set(true);
+    if (block_prepare) block_prepare->Wait();
+    if (!refusal.empty()) return ResourceExhausted(refusal);
+    return InstanceHost::Options{record, service, nullptr, nullptr};
+  }
+  Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle) override {
+    restoring.Set(true);
+    if (block_restore) block_restore->Wait();
+    if (damaged) return Corrupt("bundle: footer missing");
+    return std::unique_ptr<InstanceHost>(
+        std::make_unique<FakeHost>(options.record, options.service, Bytes(bundle.begin(), bundle.end()), false));
+  }
+  void Abandon(const model::InstanceId&) override { abandoned.Set(true); }
+  void Adopt(std::shared_ptr<InstanceHost> adopted) override { host = std::static_pointer_cast<FakeHost>(adopted); }
+  void OnArrived(const model::InstanceId&) override { arrived.Set(true); }
+
+  std::shared_ptr<FakeHost> host;
+  std::string refusal;
+  bool damaged = false, left = false, lost = false;
+  Awaited<bool>* block_prepare = nullptr;
+  Awaited<bool>* block_restore = nullptr;
+  Awaited<bool> preparing, restoring, abandoned, arrived;
+  Awaited<model::Epoch> kept;
+};
+
+// A device's process, as far as moving goes.
+class Device {
+ public:
+  Device(const model::DeviceName& name, model::BootId boot, FakeStore& store, std::string isa) {
+    options_.channel.self = {name, boot};
+    options_.isa = isa;
+    options_.retry_interval = std::chrono::milliseconds(20);
+    options_.commit_timeout = std::chrono::milliseconds(5'000);
+    driver = std::make_unique<MigrationDriver>(loop_, site, store, options_);
+    transport::ChannelServer::Options listen;
+    listen.channel = options_.channel;
+    auto server = transport::ChannelServer::Listen(loop_, listen, [this](const std::shared_ptr<transport::Channel>&) {
+      return transport::ChannelHandlers{
+          [this](const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
+            if (driver) driver->OnFrame(channel, frame);
+          },
+          [this](const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
+            if (driver) driver->OnChannelClosed(channel, reason);
+          }};
+    });
+    GODWIT_CHECK(server.ok(), "listen");
+    server_ = *std::move(server);
+    model::DeviceRecord record;
+    record.name = name;
+    record.isa = isa;
+    record.boot_id = boot;
+    record.channel = server_->address();
+    const std::lock_guard lock(store.mutex);
+    store.devices[name] = record;
+  }
+  ~Device() { Kill(); }
+  // As if the process died: no more frames either way.
+  void Kill() {
+    server_.reset();
+    driver.reset();
+    site.host.reset();
+  }
+  void OnRecord(const model::MigrationRecord& record) {
+    loop_.Run([&] { driver->OnRecord(record); });
+  }
+
+  FakeSite site;
+  std::unique_ptr<MigrationDriver> driver;
+
+ private:
+  transport::EventLoop loop_{"device"};
+  MigrationDriver::Options options_;
+  std::unique_ptr<transport::ChannelServer> server_;
+};
+
+class MigrationDriverTest : public ::testing::Test {
+ protected:
+  MigrationDriverTest() {
+    store.instance = {kInstance, model::ServiceName("store"), 0, kHost0, model::Epoch{3}, model::InstanceState::kRunning, "", "sha256:p"};
+    model::ServiceRecord service;
+    service.name = model::ServiceName("store");
+    service.manifest.name = service.name;
+    service.package = "sha256:p";
+    Bytes state(10'000'019);
+    for (std::size_t i = 0; i < state.size(); ++i) state[i] = static_cast<std::uint8_t>(i * 2654435761u >> 13);
+    host0.site.host = std::make_shared<FakeHost>(store.instance, service, state, true);
+    host = host0.site.host;
+    record.id = kMigration;
+    record.service = service.name;
+    record.instance = kInstance;
+    record.source = kHost0;
+    record.target = kCsd1;
+    record.epoch = model::Epoch{4};
+  }
+  json Over() {
+    EXPECT_TRUE(store.over.Wait());
+    const std::lock_guard lock(store.mutex);
+    return store.migration;
+  }
+  // The target's process is gone; a new one is known to the store.
+  void KillTarget() {
+    csd1.Kill();
+    const std::lock_guard lock(store.mutex);
+    store.devices[kCsd1].boot_id = model::BootId{99};
+    store.devices[kCsd1].state = model::DeviceState::kOffline;
+  }
+  void ExpectSourceWentOn(model::Epoch epoch) {
+    const json result = Over();
+    EXPECT_EQ(result["phase"], "Failed") << result;
+    EXPECT_NE(result["error"], "");
+    EXPECT_TRUE(host->running);
+    EXPECT_FALSE(host->released_to);
+    EXPECT_EQ(store.instance.device, kHost0);
+    EXPECT_EQ(store.instance.epoch, epoch);
+  }
+
+  FakeStore store;
+  Awaited<bool> go;  // Ends what a site was told to block in; outlives the devices.
+  Device host0{kHost0, model::BootId{1}, store, "x86_64"};
+  Device csd1{kCsd1, model::BootId{2}, store, "aarch64"};
+  std::shared_ptr<FakeHost> host;
+  model::MigrationRecord record;
+};
+
+TEST_F(MigrationDriverTest, MovesAnInstanceAndReportsWhatItCost) {
+  const Bytes state = host->state;
+  host0.OnRecord(record);
+  const json result = Over();
+  EXPECT_EQ(result["phase"], "Done") << result;
+  EXPECT_EQ(result["error"], "");
+  EXPECT_EQ(result["source_isa"], "x86_64");
+  EXPECT_EQ(result["target_isa"], "aarch64");
+  EXPECT_EQ(result["memory_bytes"], state.size());
+  EXPECT_EQ(result["requests_held"], 3);
+  EXPECT_GE(result["bytes_sent"].get<std::uint64_t>(), state.size());
+  EXPECT_GT(result["downtime_us"].get<std::uint64_t>(), 0u);
+  EXPECT_GE(result["total_us"].get<std::uint64_t>(), result["downtime_us"].get<std::uint64_t>());
+
+  EXPECT_TRUE(csd1.site.arrived.Wait());
+  ASSERT_TRUE(csd1.site.host);
+  EXPECT_TRUE(csd1.site.host->running);
+  EXPECT_EQ(csd1.site.host->state, state);
+  EXPECT_EQ(csd1.site.host->record().epoch, model::Epoch{4});
+  EXPECT_EQ(csd1.site.host->record().device, kCsd1);
+  EXPECT_FALSE(host->running);
+  ASSERT_TRUE(host->released_to);
+  EXPECT_EQ(host->released_to->device, kCsd1);
+  EXPECT_EQ(host->released_to->channel, store.devices[kCsd1].channel);
+  EXPECT_TRUE(host0.site.left);
+  EXPECT_EQ(store.instance.device, kCsd1);
+}
+
+TEST_F(MigrationDriverTest, ARefusalLeavesTheInstanceAloneAndSaysWhy) {
+  csd1.site.refusal = "3 MiB are free, 64 MiB are needed";
+  host0.OnRecord(record);
+  ExpectSourceWentOn(model::Epoch{3});
+  EXPECT_NE(store.migration["error"].get<std::string>().find("3 MiB are free"), std::string::npos);
+  EXPECT_EQ(host->pauses, 0);
+}
+
+TEST_F(MigrationDriverTest, AnInstanceThatCannotBeStoppedRunsOn) {
+  host->cannot_move = true;
+  host0.OnRecord(record);
+  ExpectSourceWentOn(model::Epoch{3});
+  EXPECT_TRUE(csd1.site.abandoned.Wait()) << "the target's reservation is freed";
+}
+
+TEST_F(MigrationDriverTest, AnInstanceThatCannotBeRestoredRunsOnAtItsSource) {
+  csd1.site.damaged = true;
+  host0.OnRecord(record);
+  ExpectSourceWentOn(model::Epoch{3});
+  EXPECT_TRUE(csd1.site.abandoned.Wait());
+}
+
+TEST_F(MigrationDriverTest, ATargetThatDiesWhilePreparingLosesNothing) {
+  csd1.site.block_prepare = &go;
+  host0.OnRecord(record);
+  ASSERT_TRUE(csd1.site.preparing.Wait());
+  std::thread killer([&] { KillTarget(); });  // Waits for Prepare to return, as a dead process would not.
+  const json result = Over();
+  go.Set(true);
+  killer.join();
+  ExpectSourceWentOn(model::Epoch{3});
+  EXPECT_EQ(host->pauses, 0);
+}
+
+TEST_F(MigrationDriverTest, ATargetThatDiesWhileRestoringLosesNothing) {
+  csd1.site.block_restore = &go;
+  host0.OnRecord(record);
+  ASSERT_TRUE(csd1.site.restoring.Wait());
+  {
+    const std::lock_guard lock(store.mutex);
+    store.devices[kCsd1].boot_id = model::BootId{99};
+  }
+  std::thread killer([&] { KillTarget(); });
+  const json result = Over();
+  go.Set(true);
+  killer.join();
+  ExpectSourceWentOn(model::Epoch{4});
+  EXPECT_EQ(host0.site.kept.Wait(), model::Epoch{4});
+}
+
+TEST_F(MigrationDriverTest, ATargetThatDiesUnconfirmedLosesNothing) {
+  store.target_cut_off = true;
+  host0.OnRecord(record);
+  ASSERT_TRUE(store.target_tried.Wait());
+  EXPECT_FALSE(host->running);
+  KillTarget();
+  ExpectSourceWentOn(model::Epoch{4});
+}
+
+TEST_F(MigrationDriverTest, ATargetThatWasCutOffIsConfirmedLater) {
+  store.target_cut_off = true;
+  host0.OnRecord(record);
+  ASSERT_TRUE(store.target_tried.Wait());
+  {
+    const std::lock_guard lock(store.mutex);
+    store.target_cut_off = false;
+  }
+  EXPECT_EQ(Over()["phase"], "Done");
+  EXPECT_TRUE(csd1.site.arrived.Wait());
+}
+
+TEST_F(MigrationDriverTest, AnInstanceThatIsNotHereIsReported) {
+  record.instance = model::InstanceId("other");
+  host0.OnRecord(record);
+  const json result = Over();
+  EXPECT_EQ(result["phase"], "Failed");
+  EXPECT_EQ(result["error"], "instance other is not on host0");
+}
+
+TEST_F(MigrationDriverTest, ARecordThatOthersEndedCancelsTheMove) {
+  csd1.site.block_prepare = &go;
+  host0.OnRecord(record);
+  ASSERT_TRUE(csd1.site.preparing.Wait());
+  record.phase = model::MigrationPhase::kCancelled;
+  host0.OnRecord(record);
+  EXPECT_EQ(Over()["phase"], "Cancelled");
+  go.Set(true);
+  EXPECT_TRUE(csd1.site.abandoned.Wait());
+  EXPECT_TRUE(host->running);
+  EXPECT_EQ(host->pauses, 0);
+}
+
+}  // namespace
+}  // namespace godwit::agent

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <toml++/toml.h>
+#include "model/toml.h"
 #include <algorithm>
 #include <cctype>
 #include <set>
@@ -86,6 +86,8 @@ Result<ClusterPlan> ParsePlan(std::string_view text, std::string_view source_nam
   } catch (const toml::parse_error& error) {
     return InvalidArgument(
         fmt::format("{}:{}: {}", source_name, error.source().begin.line, error.description()));
+  } catch (const std::runtime_error& error) {
+    return InvalidArgument(fmt::format("{}: {}", source_name, error.what()));
   }
   for (const auto& [key, node] : document) {
     if (key.str() != "device")

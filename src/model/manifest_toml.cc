@@ -1,5 +1,5 @@
 #include <nlohmann/json.hpp>
-#include <toml++/toml.h>
+#include "model/toml.h"
 
 #include "model/manifest_document.h"
 
@@ -46,6 +46,8 @@ Result<Manifest> Manifest::FromToml(std::string_view text, std::string_view file
   } catch (const toml::parse_error& error) {
     return InvalidArgument(std::string(file) + ":" + std::to_string(error.source().begin.line) + ": " +
                            std::string(error.description()));
+  } catch (const std::runtime_error& error) {
+    return InvalidArgument(std::string(file) + ": " + error.what());
   }
   return ReadManifest(document, lines, std::string(file));
 }

@@ -207,7 +207,7 @@ class Guest {
 
 void AddRunFlags(CLI::App& command, RunOptions& options, bool& no_package) {
   command.add_option("--dir", options.folders, "Folder the program may use, as HOST or HOST:GUEST")
-      ->expected(1)->take_all()->type_name("HOST[:GUEST]");
+      ->expected(1)->take_all()->allow_extra_args(false)->type_name("HOST[:GUEST]");
   command.add_option("--stop-after", options.stop_after_ms, "Stop after this much run time and write --snapshot")
       ->type_name("MS");
   command.add_option("--snapshot", options.snapshot, "File for the snapshot of --stop-after")->type_name("FILE");

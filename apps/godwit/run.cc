@@ -49,7 +49,7 @@ void AddRunCommand(CLI::App& app, Session& session) {
   auto command = std::make_shared<RunCommand>();
   AddRunFlags(*sub, command->options, command->no_package);
   sub->add_option("--env", command->options.environment, "Environment variable: K=V, or K for our own value")
-      ->expected(1)->take_all()->type_name("K=V");
+      ->expected(1)->take_all()->allow_extra_args(false)->type_name("K=V");
   sub->add_option("--stress-stops", command->options.stress_every,
                   "Stop at every Nth safepoint, encode, drop, decode and resume")->type_name("N");
   sub->add_option("-O", command->optimisation_level, "Optimisation level")->check(CLI::Range(0, 3));

@@ -40,7 +40,13 @@ Result<Header> CheckHeader(ByteView encoded) {
   return header;
 }
 
-// Reads one description; `end` is where the parts end.
+// The verifier checks that a list of structs is inside the bytes, not that it is aligned. Empty ones need not be.
+template <typename Struct>
+bool IsAligned(const flatbuffers::Vector<const Struct*>& list) {
+  return list.size() == 0 || reinterpret_cast<std::uintptr_t>(list.Data()) % alignof(Struct) == 0;
+}
+
+// Reads one description.
 class Reader {
  public:
   Reader(ByteView encoded, const Header& header)
@@ -101,7 +107,7 @@ class Reader {
       Memory memory;
       memory.wasm_pages = item->wasm_pages();
       if (memory.wasm_pages > kWasmPagesMax) return Bad("a memory of more than 4 GiB");
-      if (!item->runs()) return Bad("a memory without page runs");
+      if (!item->runs() || !IsAligned(*item->runs())) return Bad("a memory without page runs");
       const std::uint64_t pages = memory.wasm_pages * (65536 / kPageBytes);
       std::uint64_t next = 0;
       for (const fbs::PageRun* run : *item->runs()) {
@@ -119,7 +125,7 @@ class Reader {
   }
 
   Status ReadGlobals(const flatbuffers::Vector<const fbs::Global*>& list, Snapshot& s) {
-    if (list.size() > kGlobalsMax) return Bad("too many globals");
+    if (list.size() > kGlobalsMax || !IsAligned(list)) return Bad("too many globals, or not aligned");
     for (const fbs::Global* item : list) {
       const std::uint64_t words[2] = {item->lo(), item->hi()};
       std::memcpy(s.globals.emplace_back().data(), words, sizeof words);

@@ -152,7 +152,7 @@ class Device {
     options_.channel.self = {name, boot};
     options_.isa = isa;
     options_.retry_interval = std::chrono::milliseconds(20);
-    options_.commit_timeout = std::chrono::milliseconds(5'000);
+    options_.commit_timeout = std::chrono::milliseconds(20'000);
     driver = std::make_unique<MigrationDriver>(loop_, site, store, options_);
     transport::ChannelServer::Options listen;
     listen.channel = options_.channel;

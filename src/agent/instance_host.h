@@ -32,7 +32,7 @@
 
 namespace godwit::agent {
 
-inline constexpr std::size_t kWaitingRequestsMax = 1024;
+inline constexpr std::size_t kWaitingRequestsMax = 8192;
 inline constexpr std::size_t kCommandInstancesMax = 8;
 inline constexpr std::uint64_t kBundleBytesMax = 8ull << 30;
 

@@ -104,8 +104,8 @@ class Relay {
  public:
   struct Options {
     transport::ChannelOptions channel;  // self.boot names this process's requests.
-    std::size_t requests_max = 4096;    // Open at once; more fail with 503.
-    std::size_t waiting_max = 1024;     // Of them waiting for an instance.
+    std::size_t requests_max = 16384;   // Open at once; more fail with 503.
+    std::size_t waiting_max = 8192;     // Of them waiting for an instance.
     std::chrono::milliseconds start_wait{30'000};    // For an instance that is not there yet.
     std::chrono::milliseconds recover_wait{10'000};  // For news of an instance whose agent was lost.
   };

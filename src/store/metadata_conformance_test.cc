@@ -315,7 +315,8 @@ TEST_P(MetadataTest, AllPutsOfATransactionHaveOneRevisionAndItsGetsSeeThem) {
   EXPECT_EQ(Line(done.results[1].items), "a=1 x=0 ");
   EXPECT_EQ(done.results[2].deleted, 1);
   EXPECT_EQ(Line(done.results[4].items), "a=1 b=2 ");
-  for (const KeyValue& item : store_->Range(Keys::Prefix(base_))->items) EXPECT_EQ(item.modified, done.revision);
+  const auto all = store_->Range(Keys::Prefix(base_));
+  for (const KeyValue& item : all->items) EXPECT_EQ(item.modified, done.revision);
 }
 
 TEST_P(MetadataTest, RefusesTransactionsPastItsLimitsAndChangesNothing) {

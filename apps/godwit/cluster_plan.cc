@@ -72,7 +72,7 @@ ClusterPlan DefaultPlan() {
   ClusterPlan plan;
   plan.devices = {
       {"host0", "host", false, MachineCores(), 4_GiB, 0},
-      {"csd0", "csd", false, 1, 1_GiB, 2000},
+      {"csd0", "csd", false, 1, 1_GiB, 500},
       {"csd1", "csd", true, 1, 1_GiB, 2000},
       {"cpm0", "cpm", false, 0.5, 2_GiB, 8000},
   };

@@ -67,6 +67,7 @@ std::size_t Exchange::ReadBody(std::uint8_t* to, std::size_t bytes) {
 
 std::size_t Exchange::Write(std::string_view bytes) {
   head_committed = true;
+  if (out_sent == out_end()) gathering = std::chrono::steady_clock::now();
   const std::size_t taken = std::min(bytes.size(), room());
   out.append(bytes.substr(0, taken));
   return taken;

@@ -59,6 +59,7 @@ struct Exchange {
   runtime::TaskId task = 0;
   std::uint64_t cpu_ns = 0;
   std::chrono::steady_clock::time_point begun{};
+  std::chrono::steady_clock::time_point gathering{};  // When the first of the bytes not given to the sink was written.
   std::map<std::uint32_t, std::pair<CallAnswer, std::size_t>> answers;  // And how much of the body was read.
   std::shared_ptr<Waiting<CallAnswer>> call;
   std::shared_ptr<Waiting<Bytes>> data;

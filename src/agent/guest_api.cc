@@ -139,7 +139,7 @@ std::int32_t ResponseHeader(Context* context, std::uint8_t*, std::uint32_t handl
   return 0;
 }
 
-// Small pieces are gathered, unless the request has been running for longer than a person would call at once.
+// Small pieces are gathered, unless the first of them has waited for longer than a person would call at once.
 constexpr std::size_t kGatherBytes = 32 << 10;
 constexpr std::chrono::milliseconds kGatherTime{5};
 
@@ -153,7 +153,7 @@ std::int32_t ResponseWrite(Context* context, std::uint8_t*, std::uint32_t handle
       Exchange* exchange = caller.Find(handle);
       if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
       const std::size_t taken = exchange->Write(text);
-      if (exchange->out_end() - exchange->out_sent >= kGatherBytes || Clock::now() - exchange->begun > kGatherTime) {
+      if (exchange->out_end() - exchange->out_sent >= kGatherBytes || Clock::now() - exchange->gathering > kGatherTime) {
         exchange->Flush();
       }
       if (taken > 0 || bytes == 0) return static_cast<std::int32_t>(taken);

@@ -60,6 +60,7 @@ class HostCore final : public GuestRequests {
   std::vector<std::unique_ptr<Worker>> workers;
   std::uint32_t next_handle = 1;
   bool paused = false, stopping = false, released = false;
+  std::uint64_t pauses = 0;  // How often it was paused: a worker parks anew for each.
   Location moved_to;
   std::uint64_t requests_total = 0, failed_total = 0, traps_total = 0;
 

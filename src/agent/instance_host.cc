@@ -235,6 +235,7 @@ Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::millise
   if (core_.released || core_.stopping) return FailedPrecondition("the instance is not here any more");
   if (core_.paused) return FailedPrecondition("the instance is being moved already");
   core_.paused = true;
+  ++core_.pauses;
   for (const auto& worker : core_.workers) worker->RequestStop();
   const bool parked = core_.changed.wait_for(lock, timeout, [&] {
     return core_.stopping ||

@@ -24,7 +24,7 @@ std::shared_ptr<const runtime::LoadedModule> Module(const std::string& name) {
   const fs::path source = FromEnvironment("GODWIT_SOURCE_DIR", "."), build = FromEnvironment("GODWIT_BINARY_DIR", "build");
   const fs::path folder = build / "agent_test_services", package = folder / (name + ".gwp"), log = folder / "log";
   fs::create_directories(folder);
-  if (!fs::exists(build / "bin/godwit") || !fs::exists(build / "lib/libgodwit_compiler.so")) return nullptr;
+  if (!fs::exists(build / "bin/godwit") || !fs::exists(build / "bin/godwit-compiler")) return nullptr;
   const std::string command = source.string() + "/services/build.sh " + folder.string() + " >" + log.string() + " 2>&1 && " +
                               build.string() + "/bin/godwit build " + (folder / (name + ".wasm")).string() + " -o " +
                               package.string() + " --target " + std::string(package::IsaName(package::HostIsa())) + " >>" +
@@ -172,7 +172,7 @@ TEST_F(InstanceHostTest, AStoreGoesOnElsewhereWithItsValuesAndItsWaitingBody) {
   (*host)->Body(open.id, 0, AsBytes("half "), false);
   Bytes bundle;
   {
-    auto captured = (*host)->PauseAndCapture(10s);
+    auto captured = (*host)->PauseAndCapture(30s);
     ASSERT_TRUE(captured.ok()) << captured.error().message;
     ASSERT_TRUE((*captured)->Encode([&](ByteView bytes) -> Status {
       bundle.insert(bundle.end(), bytes.begin(), bytes.end());
@@ -209,8 +209,11 @@ TEST_F(InstanceHostTest, AComputationIsStoppedAndGoesOnWithTheSameResult) {
   (*host)->Open(Request("GET", "/crunch?rounds=300"), client);
   int stops = 0;
   while (!client->ended && stops < 50) {
-    { ASSERT_TRUE((*host)->PauseAndCapture(10s).ok()); }
-    (*host)->Resume();
+    {
+      auto captured = (*host)->PauseAndCapture(30s);
+      ASSERT_TRUE(captured.ok()) << captured.error().message;
+    }
+    (*host)->Resume();  // The next pause comes before its threads have noticed.
     ++stops;
   }
   ASSERT_TRUE(client->Ended());
@@ -234,7 +237,7 @@ TEST_F(InstanceHostTest, RefusesABodyBeyondTheLimitAndAQueueBeyondItsLimit) {
   auto host = InstanceHost::Create(std::move(options));
   ASSERT_TRUE(host.ok()) << host.error().message;
   EXPECT_EQ(Ask(**host, "PUT", "/store/a", "more than ten bytes").substr(0, 4), "413 ");
-  { ASSERT_TRUE((*host)->PauseAndCapture(10s).ok()); }
+  { ASSERT_TRUE((*host)->PauseAndCapture(30s).ok()); }
   std::vector<std::shared_ptr<Client>> clients;
   for (std::size_t i = 0; i <= kWaitingRequestsMax; ++i) {
     clients.push_back(std::make_shared<Client>());

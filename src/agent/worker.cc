@@ -231,7 +231,7 @@ void Worker::Park(Lock& lock) {
     for (;;) {
       DropEnded(lock);
       const auto waiting = std::find_if(calls_.begin(), calls_.end(), [](const GuestCall& call) { return call.blocked.has_value(); });
-      if (waiting == calls_.end() || core_->stopping || !instance_) break;
+      if (waiting == calls_.end() || core_->stopping || !core_->paused || !instance_) break;
       RunOne(lock, static_cast<std::size_t>(waiting - calls_.begin()));
     }
   }
@@ -247,8 +247,9 @@ void Worker::Park(Lock& lock) {
     return;
   }
   parked_ = true;
+  const std::uint64_t pause = core_->pauses;
   core_->changed.notify_all();
-  core_->changed.wait(lock, [&] { return !core_->paused || core_->stopping; });
+  core_->changed.wait(lock, [&] { return !core_->paused || core_->stopping || core_->pauses != pause; });
   parked_ = false;
   captured_.reset();
   if (instance_) instance_->WithdrawStop();

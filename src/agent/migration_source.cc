@@ -105,6 +105,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     }
   }
   void OnDeadline(SourcePhase phase) {
+    if (phase == SourcePhase::kPreparing && !no_channel_.empty() && !channel_) return Feed(source::TargetLost{no_channel_});
     Feed(source::DeadlinePassed{phase});
     if (!source_.final() && source_.phase() == phase) {
       deadline_ = context_.loop.After(TimeoutOf(phase), [this, phase] { OnDeadline(phase); });
@@ -193,7 +194,12 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     waiting_for_channel_.clear();
     spdlog::info("migration {}: no channel to {}: {}", record_.id.value, record_.target.value, error.message);
     // After the token this is no news: the question is asked again when it is due.
-    if (!TokenSent()) Feed(source::TargetLost{"no channel to " + record_.target.value + ": " + error.message});
+    if (TokenSent()) return;
+    no_channel_ = "no channel to " + record_.target.value + ": " + error.message;
+    // A slow device may answer yet; the phase's deadline ends the attempts.
+    const bool slow = error.code == ErrorCode::kDeadlineExceeded && source_.phase() == SourcePhase::kPreparing;
+    if (slow) Feed(source::RetryDue{SourcePhase::kPreparing});
+    else Feed(source::TargetLost{no_channel_});
   }
   void OnClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
     if (channel != channel_ || shut_) return;
@@ -537,6 +543,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   std::shared_ptr<transport::Channel> channel_;
   std::shared_ptr<transport::BulkStreams> streams_;
   std::vector<ChannelUser> waiting_for_channel_;
+  std::string no_channel_;      // Why the last attempt to open one failed.
   std::string target_address_;  // Of its record: where gateways reach it too.
   std::uint64_t sent_before_ = 0, bytes_on_channel_ = 0, state_bytes_ = 0;
   bool asked_ = false, store_asked_ = false, claiming_ = false, retry_armed_ = false;

@@ -28,7 +28,7 @@ WORD = "Depends"
 DEVICES = ("host0", "csd0", "csd1", "cpm0")
 STATE_BYTES = 64 << 20
 COMMAND_SECONDS = 600
-CALIBRATION_ROUNDS = 300
+CALIBRATION_ROUNDS = 1000
 
 
 class Failed(Exception):
@@ -313,7 +313,7 @@ def main():
     parser.add_argument("--rate", type=int, default=300, help="requests per second on M1")
     options = parser.parse_args()
     options.pause = 1.0 if options.short or options.moves > 12 else 3.0
-    options.crunch_seconds = 6 if options.short else 10
+    options.crunch_seconds = 8 if options.short else 12
     stage, done = Stage(options), False
     try:
         play(stage)

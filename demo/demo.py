@@ -177,8 +177,8 @@ def scene_m1(stage, url, load):
     stage.say(f"M1: the store moves around under {stage.options.rate} requests/s")
     time.sleep(stage.options.pause)
     stage.say("  before: " + load_line(load.ask("report")))
-    route = ("csd1", "cpm0", "host0")
-    targets = [route[i % 3] for i in range(stage.options.moves)]
+    route = ("csd1", "cpm0", "host0") if stage.options.moves <= 3 else ("csd1", "csd0", "cpm0", "host0")
+    targets = [route[i % len(route)] for i in range(stage.options.moves)]
     for target in targets:
         stage.migrate("M1", "store", target)
         time.sleep(stage.options.pause)
@@ -309,7 +309,7 @@ def play(stage):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="the same scene with shorter pauses, as the end-to-end test plays it")
-    parser.add_argument("--moves", type=int, default=3, help="moves of M1 (a multiple of 3 brings it back)")
+    parser.add_argument("--moves", type=int, default=3, help="moves of M1; more than 3 go around all four devices")
     parser.add_argument("--rate", type=int, default=300, help="requests per second on M1")
     options = parser.parse_args()
     options.pause = 1.0 if options.short or options.moves > 12 else 3.0

@@ -78,6 +78,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     error_code ignored;
     socket_.close(ignored);
     phase_ = Phase::kClosed;
+    // They may hold the exchange, and with it this connection.
+    const auto gone = std::move(on_gone_);
+    on_gone_ = nullptr;
+    const auto queue = std::move(queue_);
+    queue_.clear();
     if (server_) {
       auto server = std::move(server_);
       server->connections.erase(self);

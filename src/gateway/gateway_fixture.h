@@ -120,7 +120,7 @@ class GatewayTest : public ::testing::Test {
     agents_.push_back(std::make_unique<FakeAgent>(loop_, device, boot, std::move(script)));
     return *agents_.back();
   }
-  void KnowService(ByteCount body_limit = 64_MiB, std::chrono::milliseconds timeout = 30s, const std::string& route = "/orders/{key}") {
+  void KnowService(ByteCount body_limit = 64_MiB, std::chrono::milliseconds timeout = 4min, const std::string& route = "/orders/{key}") {
     model::ServiceRecord service;
     service.name = model::ServiceName("orders");
     service.manifest.name = service.name;
@@ -153,6 +153,7 @@ class GatewayTest : public ::testing::Test {
   std::unique_ptr<transport::HttpClient> Client() { return transport::HttpClient::Create("http://" + http_->address(), {.answer_bytes_max = 256_MiB}).value(); }
   transport::HttpAnswer Ask(transport::HttpCall call) {
     if (call.target == "/") call.target = "/orders/7";
+    call.timeout = 4min;  // Machines that run tests are often busy.
     auto answer = Client()->Call(call);
     EXPECT_TRUE(answer.ok()) << answer.error().message;
     return answer.ok() ? *answer : transport::HttpAnswer{};

@@ -61,7 +61,7 @@ TEST_F(GatewayTest, PassesTraceContextOnAndNamesTheRequest) {
 }
 
 TEST_F(GatewayTest, StreamsALargeBodyWithinTheWindow) {
-  constexpr std::size_t kTotal = 32 << 20;
+  constexpr std::size_t kTotal = 16 << 20;
   std::uint64_t received = 0, wrong = 0;
   Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
     const auto* chunk = frame.as<wire::BodyChunk>();
@@ -104,7 +104,7 @@ TEST_F(GatewayTest, ASlowAgentIsNeverSentMoreThanTheWindow) {
 }
 
 TEST_F(GatewayTest, StreamsALargeResponseWithinTheWindow) {
-  constexpr std::uint64_t kTotal = 32 << 20;
+  constexpr std::uint64_t kTotal = 16 << 20;
   std::uint64_t sent = 0, acknowledged = 0, most = 0;
   const auto pump = [&](FakeAgent& agent, const ChannelPtr& channel, const wire::RequestId& id) {
     while (sent < kTotal && sent - acknowledged + transport::kChunkBytes <= transport::kRequestWindowBytes) {
@@ -127,7 +127,7 @@ TEST_F(GatewayTest, StreamsALargeResponseWithinTheWindow) {
   KnowService(256_MiB, 5min);
   std::uint64_t received = 0;
   bool right = true;
-  const auto answer = Client()->Stream({.target = "/orders/7"}, [&](std::string_view bytes) {
+  const auto answer = Client()->Stream({.target = "/orders/7", .timeout = 4min}, [&](std::string_view bytes) {
     right = right && bytes == Pattern(bytes.size(), received);
     received += bytes.size();
     return true;

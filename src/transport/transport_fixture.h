@@ -8,7 +8,7 @@
 
 namespace godwit::transport {
 
-// A value that another thread sets once, awaited for at most 30 seconds.
+// A value that another thread sets once, awaited for at most two minutes.
 template <typename T>
 class Awaited {
  public:
@@ -18,7 +18,7 @@ class Awaited {
     changed_.notify_all();
   }
   // nullopt if it did not come.
-  std::optional<T> Wait(std::chrono::milliseconds most = std::chrono::seconds(30)) {
+  std::optional<T> Wait(std::chrono::milliseconds most = std::chrono::minutes(2)) {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, most, [&] { return value_.has_value(); });
     return value_;

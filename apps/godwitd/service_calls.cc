@@ -43,10 +43,13 @@ struct Calling final : agent::Pending, std::enable_shared_from_this<Calling> {
       for (auto& header : headers) self->answer.headers.push_back({std::move(header.name), std::move(header.value)});
     };
     handlers.on_body = [self](ByteView bytes) {
-      if (self->answer.body.size() + bytes.size() > agent::kCallResponseBytesMax) {
+      const bool too_large = self->answer.body.size() + bytes.size() > agent::kCallResponseBytesMax;
+      if (too_large || !self->relay.held()->Add(bytes.size())) {
+        const std::string why = too_large ? "the answer is larger than 16 MiB" : self->relay.HoldsTooMuch().message;
         if (self->relayed) self->relayed->Cancel();
-        return self->End(ResourceExhausted("the answer is larger than 16 MiB"));
+        return self->End(ResourceExhausted(why));
       }
+      self->held += bytes.size();
       self->answer.body.insert(self->answer.body.end(), bytes.begin(), bytes.end());
       if (self->relayed) self->relayed->Consumed(bytes.size());
     };
@@ -79,6 +82,7 @@ struct Calling final : agent::Pending, std::enable_shared_from_this<Calling> {
 
   void End(Result<CallAnswer> result) {
     relayed.reset();
+    relay.held()->Remove(std::exchange(held, 0));
     if (auto then = std::exchange(done, nullptr)) then(std::move(result));
   }
 
@@ -87,6 +91,7 @@ struct Calling final : agent::Pending, std::enable_shared_from_this<Calling> {
   std::function<void(Result<CallAnswer>)> done;
   std::shared_ptr<gateway::RelayedCall> relayed;
   CallAnswer answer;
+  std::uint64_t held = 0;  // Of the answer, counted with the relay's.
   std::size_t sent = 0;
 };
 

@@ -169,9 +169,25 @@ struct Gateway::Flight : std::enable_shared_from_this<Gateway::Flight> {
   }
 
   void OnResponse(ByteView bytes) {
-    exchange->Write(std::string(AsText(bytes)), [call = call, n = bytes.size()](const Status& written) {
+    // Counted until it was written, or the connection dropped it.
+    auto held = Hold(bytes.size());
+    if (!held) {
+      if (call) call->Cancel();
+      exchange->Abort();
+      return End(status);
+    }
+    exchange->Write(std::string(AsText(bytes)), [call = call, held = std::move(held), n = bytes.size()](const Status& written) mutable {
+      held.reset();
       if (written.ok() && call) call->Consumed(n);
     });
+  }
+
+  // Null where all requests together would hold too much.
+  std::shared_ptr<void> Hold(std::size_t bytes) {
+    if (!*gateway || !(*gateway)->relay_.held()->Add(bytes)) return nullptr;
+    auto count = (*gateway)->relay_.held();
+    HeldBytes* const counted = count.get();
+    return {counted, [count = std::move(count), bytes](HeldBytes* of) { of->Remove(bytes); }};
   }
 
   void OnFailed(const Failure& failure) {

@@ -295,6 +295,76 @@ TEST_F(GatewayTest, RefusesMoreRequestsThanItsLimit) {
   held.join();
 }
 
+class HeldBytesTest : public GatewayTest {
+ protected:
+  std::uint64_t Held() {
+    std::uint64_t held = 0;
+    loop_.Run([&] { held = relay_->held()->now(); });
+    return held;
+  }
+};
+
+TEST_F(HeldBytesTest, ABodyThatWouldPassTheLimitOfAllRequestsIsRefused) {
+  StartGateway({.held_bytes_max = 100_KiB});
+  Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+    const auto* open = frame.as<wire::OpenRequest>();  // No byte of a body is ever acknowledged.
+    if (open && !open->body_follows()) agent.Answer(channel, *open->request(), "small");
+  }));
+  const auto refused = Ask({.method = "POST", .body = Pattern(101 << 10)});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_NE(refused.header("Retry-After"), nullptr);
+  EXPECT_THAT(refused.body, HasSubstr("of 102400 bytes"));
+  EXPECT_EQ(Held(), 0u);
+  EXPECT_EQ(Ask({}).body, "small");
+}
+
+TEST_F(HeldBytesTest, AtTheLimitNewRequestsAreRefusedUntilOneEnds) {
+  StartGateway({.held_bytes_max = 100_KiB});
+  transport::Awaited<bool> full;
+  std::uint64_t received = 0;
+  Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+    const auto* open = frame.as<wire::OpenRequest>();
+    if (open && !open->body_follows()) agent.Answer(channel, *open->request(), "small");
+    if (frame.as<wire::BodyChunk>() && (received += frame.payload().size()) == 100 << 10) full.Set(true);
+  }));
+  auto first = Client();
+  std::thread holds([&] { (void)first->Call({.method = "POST", .target = "/orders/7", .body = Pattern(100 << 10), .timeout = 4min}).ok(); });
+  ASSERT_TRUE(full.Wait());  // A body of exactly the limit went through.
+  EXPECT_EQ(Held(), 100u << 10);
+  const auto refused = Ask({});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_NE(refused.header("Retry-After"), nullptr);
+  first->Cancel();
+  holds.join();
+  first.reset();
+  while (Held() != 0) std::this_thread::yield();
+  EXPECT_EQ(Ask({}).body, "small");
+}
+
+TEST_F(HeldBytesTest, AnAcknowledgedBodyIsNotHeld) {
+  StartGateway({.held_bytes_max = 256_KiB});
+  Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+    const auto* chunk = frame.as<wire::BodyChunk>();
+    if (!chunk) return;
+    agent.Ack(channel, *chunk->request(), chunk->offset() + frame.payload().size());
+    if (chunk->last()) agent.Answer(channel, *chunk->request(), std::to_string(chunk->offset() + frame.payload().size()));
+  }));
+  EXPECT_EQ(Ask({.method = "POST", .body = Pattern(2 << 20)}).body, std::to_string(2 << 20));
+  while (Held() != 0) std::this_thread::yield();
+}
+
+TEST_F(HeldBytesTest, AResponseThatCannotBeHeldIsCut) {
+  StartGateway({.held_bytes_max = 32_KiB});
+  std::size_t bytes = 32 << 10;
+  Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+    if (const auto* open = frame.as<wire::OpenRequest>()) agent.Answer(channel, *open->request(), Pattern(bytes));
+  }));
+  EXPECT_EQ(Ask({}).body, Pattern(bytes));
+  bytes += 1;
+  EXPECT_FALSE(Client()->Call({.target = "/orders/7", .timeout = 4min}).ok());
+  while (Held() != 0) std::this_thread::yield();
+}
+
 TEST_F(GatewayTest, TellsTheAgentWhenTheClientGoes) {
   transport::Awaited<bool> opened, cancelled;
   Serve(Agent("csd0", [&](FakeAgent&, const ChannelPtr&, const Frame& frame) {

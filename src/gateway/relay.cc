@@ -1,6 +1,7 @@
 #include "gateway/relay.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -25,6 +26,17 @@ bool SafeMethod(const std::string& method) { return method == "GET" || method ==
 
 }  // namespace
 
+bool HeldBytes::Add(std::uint64_t bytes) {
+  if (bytes > most_ - now_) return false;
+  now_ += bytes;
+  return true;
+}
+
+void HeldBytes::Remove(std::uint64_t bytes) {
+  GODWIT_CHECK(bytes <= now_, "more bytes of requests were let go than were held");
+  now_ -= bytes;
+}
+
 // --- RelayedCall
 
 std::size_t RelayedCall::body_room() const {
@@ -34,9 +46,14 @@ std::size_t RelayedCall::body_room() const {
 void RelayedCall::WriteBody(ByteView bytes, bool last) {
   if (!relay_ || body_ended_) return;
   GODWIT_CHECK(bytes.size() <= body_room(), "a request body was written beyond its window");
+  const auto self = shared_from_this();
+  if (!relay_->held_->Add(bytes.size())) {
+    relay_->SendCancel(self);
+    return relay_->Fail(self, relay_->HoldsTooMuch());
+  }
   held_.append(AsText(bytes));
   body_ended_ = last;
-  relay_->PumpBody(shared_from_this());
+  relay_->PumpBody(self);
 }
 
 void RelayedCall::Consumed(std::size_t bytes) {
@@ -53,7 +70,8 @@ void RelayedCall::Cancel() {
 
 // --- Relay: finding the instance
 
-Relay::Relay(transport::EventLoop& loop, Options options) : loop_(loop), options_(std::move(options)) {
+Relay::Relay(transport::EventLoop& loop, Options options)
+    : loop_(loop), options_(std::move(options)), held_(std::make_shared<HeldBytes>(options_.held_bytes_max)) {
   pool_ = std::make_unique<transport::ChannelPool>(
       loop_, options_.channel,
       transport::ChannelHandlers{
@@ -110,6 +128,7 @@ std::shared_ptr<RelayedCall> Relay::Open(RelayRequest request, RelayHandlers han
   loop_.Post([this, call, full, alive = std::weak_ptr(alive_)] {
     if (alive.expired() || !call->relay_) return;
     if (full) return Fail(call, {503, ErrorCode::kResourceExhausted, fmt::format("{} requests are under way here already", options_.requests_max), "", kRetryAfter});
+    if (held_->full()) return Fail(call, HoldsTooMuch());
     Resolve(call);
   });
   return call;
@@ -278,7 +297,10 @@ void Relay::PumpBody(const Call& call) {
 // The agent needs no byte before `until` any more.
 void Relay::DropHeld(const Call& call, std::uint64_t until) {
   const std::size_t room = call->body_room();
-  call->held_.erase(0, static_cast<std::size_t>(until - call->held_from_));
+  const auto bytes = static_cast<std::size_t>(until - call->held_from_);
+  call->held_.erase(0, bytes);
+  if (call->held_.size() < call->held_.capacity() / 4) call->held_.shrink_to_fit();  // What is held is what is counted.
+  held_->Remove(bytes);
   call->held_from_ = until;
   if (room < kChunkBytes && call->body_room() >= kChunkBytes && call->handlers_.on_body_wanted) call->handlers_.on_body_wanted();
 }
@@ -437,6 +459,10 @@ void Relay::OnClosed(const std::shared_ptr<Channel>& channel, const Error& error
 
 // --- Relay: ends
 
+Failure Relay::HoldsTooMuch() const {
+  return {503, ErrorCode::kResourceExhausted, fmt::format("the requests under way here hold {} of {} bytes already", held_->now(), held_->most()), "", kRetryAfter};
+}
+
 void Relay::Broken(const Call& call, const std::string& what) {
   SendCancel(call);
   Fail(call, {502, ErrorCode::kCorrupt, fmt::format("the agent of {} {}", call->place_.device.value, what), "", {}});
@@ -455,10 +481,13 @@ void Relay::End(const Call& call) {
   if (auto load = load_.find(keep->place_.instance.value); load != load_.end() && --load->second == 0) load_.erase(load);
   keep->relay_ = nullptr;
   keep->phase_ = RelayedCall::Phase::kEnded;
-  keep->handlers_ = {};
+  // Later: one of them may be what ends the call, and they may hold who called.
+  if (keep->handlers_.on_failed) loop_.Post([ended = std::exchange(keep->handlers_, {})] {});
   keep->deadline_timer_ = transport::Timer();
   keep->retry_timer_ = transport::Timer();
   keep->channel_.reset();
+  held_->Remove(keep->held_.size());
+  std::string().swap(keep->held_);
   waiting_.erase(keep->number_);
   calls_.erase(keep->number_);
 }

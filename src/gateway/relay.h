@@ -3,7 +3,7 @@
 //
 // Used by the HTTP gateway and, for service-to-service calls, by agents. Invariants: each byte of the body reaches
 // the guest once and in order, and each byte of the response the caller, however often the instance moves; at most
-// kRequestWindowBytes of each direction are held here; a request that may have had an effect is opened again only
+// kRequestWindowBytes of each direction are held here, and of all requests together Options::held_bytes_max; a request that may have had an effect is opened again only
 // if its method is safe (RFC 9110, 9.2.1) or the agent said that it had not begun.
 #pragma once
 
@@ -35,6 +35,23 @@ struct Failure {
   std::chrono::milliseconds retry_after{0};
 };
 
+// Bytes of bodies and responses that requests hold in memory, counted together against one limit. Loop-bound.
+class HeldBytes {
+ public:
+  explicit HeldBytes(ByteCount most) : most_(most.value) {}
+  HeldBytes(const HeldBytes&) = delete;
+  bool full() const { return now_ >= most_; }
+  std::uint64_t now() const { return now_; }
+  std::uint64_t most() const { return most_; }
+  // False, and nothing is counted, if the limit would be passed.
+  [[nodiscard]] bool Add(std::uint64_t bytes);
+  void Remove(std::uint64_t bytes);
+
+ private:
+  const std::uint64_t most_;
+  std::uint64_t now_ = 0;
+};
+
 struct RelayRequest {
   RouteMatch match;  // Directory::Match or MatchWithin.
   std::string method, target;
@@ -61,7 +78,8 @@ class RelayedCall : public std::enable_shared_from_this<RelayedCall> {
  public:
   // Bytes that WriteBody would take now without holding more than the window.
   std::size_t body_room() const;
-  // The body's next bytes, in order; `last` with its last ones (or with none).
+  // The body's next bytes, in order; `last` with its last ones (or with none). The request fails, before this
+  // returns, where all requests together hold too many.
   void WriteBody(ByteView bytes, bool last);
   // `bytes` more of what on_body gave have been passed on.
   void Consumed(std::size_t bytes);
@@ -106,6 +124,7 @@ class Relay {
     transport::ChannelOptions channel;  // self.boot names this process's requests.
     std::size_t requests_max = 16384;   // Open at once; more fail with 503.
     std::size_t waiting_max = 8192;     // Of them waiting for an instance.
+    ByteCount held_bytes_max = 256_MiB;  // In memory for all of them; what would need more fails with 503.
     std::chrono::milliseconds start_wait{30'000};    // For an instance that is not there yet.
     std::chrono::milliseconds recover_wait{10'000};  // For news of an instance whose agent was lost.
   };
@@ -121,6 +140,10 @@ class Relay {
   std::shared_ptr<RelayedCall> Open(RelayRequest request, RelayHandlers handlers);
 
   std::size_t open_requests() const { return calls_.size(); }
+  // Who passes a response on counts here what on_body gave and has not left yet; it may outlive the relay.
+  const std::shared_ptr<HeldBytes>& held() const { return held_; }
+  // What a request is told that cannot be held.
+  Failure HoldsTooMuch() const;
   transport::EventLoop& loop() { return loop_; }
   transport::ChannelPool& pool() { return *pool_; }
 
@@ -160,6 +183,7 @@ class Relay {
   Directory directory_;
   std::unique_ptr<transport::ChannelPool> pool_;
   std::unordered_map<std::uint64_t, Call> calls_;
+  const std::shared_ptr<HeldBytes> held_;
   std::set<std::uint64_t> waiting_;  // Numbers of those that a change of the directory may help.
   std::unordered_map<std::string, std::uint32_t> load_;  // Open calls by instance.
   std::uint64_t next_number_ = 1;

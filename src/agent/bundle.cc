@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "agent/bundle_generated.h"
+#include "base/flatbuffer.h"
 
 namespace godwit::agent {
 namespace {
@@ -97,6 +98,24 @@ std::vector<Header> Headers(const flatbuffers::Vector<flatbuffers::Offset<fbs::H
     list.push_back({headers->Get(i)->name()->str(), headers->Get(i)->value()->str()});
   }
   return list;
+}
+
+// Bytes of what GetRequest copies.
+std::uint64_t BytesOf(const flatbuffers::Vector<flatbuffers::Offset<fbs::Header>>* headers) {
+  std::uint64_t bytes = 0;
+  for (unsigned i = 0; headers != nullptr && i < headers->size(); ++i) {
+    bytes += headers->Get(i)->name()->size() + headers->Get(i)->value()->size();
+  }
+  return bytes;
+}
+std::uint64_t BytesOf(const fbs::Request& in) {
+  const auto size = [](const auto* list) -> std::uint64_t { return list != nullptr ? list->size() : 0; };
+  std::uint64_t bytes = size(in.method()) + size(in.target()) + size(in.route()) + size(in.caller()) + size(in.body()) +
+                        size(in.out()) + size(in.cgi_buffer()) + BytesOf(in.headers()) + BytesOf(in.response_headers());
+  for (unsigned i = 0; in.answers() != nullptr && i < in.answers()->size(); ++i) {
+    bytes += size(in.answers()->Get(i)->body()) + BytesOf(in.answers()->Get(i)->headers());
+  }
+  return bytes;
 }
 
 Result<BundledRequest> GetRequest(const fbs::Request& in, std::size_t instances) {
@@ -215,7 +234,9 @@ Result<Bundle> DecodeBundle(ByteView bytes) {
     GODWIT_ASSIGN(auto snapshot, snapshot::Decode(bytes.subspan(instance.offset(), instance.bytes())));
     bundle.snapshots.push_back(std::move(snapshot));
   }
+  CopyBudget copies(description.size());
   for (unsigned i = 0; i < requests; ++i) {
+    if (!copies.Take(BytesOf(*in.requests()->Get(i)))) return Bad("requests share their bytes");
     GODWIT_ASSIGN(auto request, GetRequest(*in.requests()->Get(i), instances));
     bundle.requests.push_back(std::move(request));
   }

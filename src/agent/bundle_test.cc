@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "agent/bundle_generated.h"
+
 namespace godwit::agent {
 namespace {
 
@@ -47,6 +49,37 @@ TEST(BundleTest, ComesBackAsItWas) {
   EXPECT_EQ(exchange.answers.at(3).second, 1u);
   const auto left = exchange.request.deadline - std::chrono::steady_clock::now();
   EXPECT_GT(left, std::chrono::seconds(20));
+}
+
+TEST(BundleTest, ReadsBytesThatAreNotAligned) {
+  const Bytes bytes = Encoded(OneRequest());
+  Bytes moved(bytes.size() + 1);
+  std::copy(bytes.begin(), bytes.end(), moved.begin() + 1);
+  const auto decoded = DecodeBundle(ByteView(moved).subspan(1));
+  ASSERT_TRUE(decoded.ok()) << decoded.error().message;
+  EXPECT_EQ(decoded->requests.at(0).exchange->body, "unread");
+}
+
+TEST(BundleTest, RefusesRequestsThatShareTheirBytes) {
+  flatbuffers::FlatBufferBuilder builder;
+  const auto body = builder.CreateVector(std::vector<std::uint8_t>(10'000));
+  const auto text = builder.CreateString("x");
+  fbs::RequestBuilder request(builder);
+  request.add_method(text);
+  request.add_target(text);
+  request.add_body(body);
+  request.add_body_received(10'000);
+  const auto shared = request.Finish();
+  const auto list = builder.CreateVector(std::vector(3, shared));
+  fbs::FinishBundleBuffer(builder, fbs::CreateBundle(builder, kBundleVersion, text, text, text, list));
+  Bytes hostile(builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize());
+  const std::uint64_t footer[2] = {0, hostile.size()};
+  hostile.insert(hostile.end(), reinterpret_cast<const std::uint8_t*>(footer), reinterpret_cast<const std::uint8_t*>(footer + 2));
+  const Bytes good = Encoded(OneRequest());
+  hostile.insert(hostile.end(), good.end() - 8, good.end());  // Magic and version.
+  const auto decoded = DecodeBundle(hostile);
+  ASSERT_FALSE(decoded.ok());
+  EXPECT_NE(decoded.error().message.find("share"), std::string::npos) << decoded.error().message;
 }
 
 TEST(BundleTest, RefusesEveryTruncation) {

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/flatbuffer.h"
 #include "package/native_abi.h"
 
 namespace godwit::package {
@@ -185,11 +186,7 @@ Status CheckSegments(const fbs::Module& m, const Counts& counts) {
   }
   for (const fbs::ElementSegment* segment : *m.elements()) {
     if (!segment->items()) return Bad("an element segment without items");
-    // The verifier checks that a list of structs is inside the bytes, not that it is aligned. Empty ones need not be.
-    if (segment->items()->size() != 0 &&
-        reinterpret_cast<std::uintptr_t>(segment->items()->Data()) % alignof(fbs::Init) != 0) {
-      return Bad("an element segment's items are not aligned");
-    }
+    if (!IsAligned(*segment->items())) return Bad("an element segment's items are not aligned");
     if (!Known(segment->mode())) return Bad("an element segment of an unknown mode");
     if (segment->mode() == fbs::SegmentMode::active) {
       if (segment->table_index() >= counts.tables) return Bad("an element segment's table is out of range");

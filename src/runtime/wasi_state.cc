@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "base/flatbuffer.h"
 #include "runtime/wasi_calls.h"
 #include "runtime/wasi_generated.h"
 
@@ -208,7 +209,9 @@ Result<Descriptor> Calls::Reopen(const State& state, Descriptor saved, u64 offse
   return saved;
 }
 
-Status Calls::Load(ByteView bytes) {
+Status Calls::Load(ByteView unaligned) {
+  Bytes copy;
+  const ByteView bytes = AlignedOrCopied(unaligned, copy);
   flatbuffers::Verifier verifier(bytes.data(), bytes.size(), kDepthMax, kTablesMax);
   if (!fbs::VerifyWasiStateBuffer(verifier)) return Corrupt("WASI state: not a valid description");
   const fbs::WasiState& saved = *fbs::GetWasiState(bytes.data());
@@ -218,7 +221,12 @@ Status Calls::Load(ByteView bytes) {
   }
   State state;
   std::size_t argument_bytes = 0;
-  const auto text = [&argument_bytes](const flatbuffers::String* from) {
+  CopyBudget copies(bytes.size());
+  const auto text = [&](const flatbuffers::String* from) -> std::string {
+    if (from != nullptr && !copies.Take(from->size())) {
+      argument_bytes = Wasi::kArgumentBytesMax + 1;
+      return {};
+    }
     std::string result = StringOf(from);
     argument_bytes += result.size() + 2;
     if (result.find('\0') != result.npos) argument_bytes = Wasi::kArgumentBytesMax + 1;
@@ -300,7 +308,7 @@ Status Calls::Load(ByteView bytes) {
         if (!d.is_directory() || listed > Wasi::kDirectoryEntriesMax) return Corrupt(where + ": bad listing");
         for (std::size_t i = 0; i < entries; ++i) {
           const auto* entry = from->listing()->Get(static_cast<u32>(i));
-          if (entry->type() > static_cast<std::uint8_t>(FileType::kSymbolicLink)) {
+          if (entry->type() > static_cast<std::uint8_t>(FileType::kSymbolicLink) || !copies.Take(entry->name()->size())) {
             return Corrupt(where + ": bad listing");
           }
           d.listing->push_back({StringOf(entry->name()), entry->inode(), static_cast<FileType>(entry->type())});

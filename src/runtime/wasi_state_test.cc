@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "runtime/wasi_fake_guest.h"
+#include "runtime/wasi_generated.h"
 
 namespace godwit::runtime::wasi {
 namespace {
@@ -166,6 +167,31 @@ TEST_F(WasiStateTest, AFileSwappedForALinkIsNotFollowed) {
   std::filesystem::remove(data() / "file");
   std::filesystem::create_symlink(root_ / "secret", data() / "file");
   EXPECT_FALSE(wasi_->Load(*saved).ok());
+}
+
+TEST_F(WasiStateTest, BytesThatAreNotAlignedAreReadToo) {
+  Write(Create("file"), "text");
+  const Bytes saved = *wasi_->Save();
+  Bytes moved(saved.size() + 1);
+  std::copy(saved.begin(), saved.end(), moved.begin() + 1);
+  Start();
+  ASSERT_TRUE(wasi_->Load(ByteView(moved).subspan(1)).ok());
+  EXPECT_EQ(Tell(4), 4u);
+}
+
+TEST_F(WasiStateTest, ArgumentsThatShareTheirBytesAreRefused) {
+  flatbuffers::FlatBufferBuilder builder;
+  const auto text = builder.CreateString(std::string(1000, 'x'));
+  const auto list = builder.CreateVector(std::vector(3, text));
+  const auto save = [&](auto arguments) {
+    fbs::WasiStateBuilder state(builder);
+    state.add_version(1);
+    state.add_arguments(arguments);
+    fbs::FinishWasiStateBuffer(builder, state.Finish());
+    return Bytes(builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize());
+  };
+  Start();
+  EXPECT_EQ(wasi_->Load(save(list)).error().code, ErrorCode::kCorrupt);
 }
 
 TEST_F(WasiStateTest, DamagedStateIsRefusedAndNeverBelieved) {

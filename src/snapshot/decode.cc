@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/flatbuffer.h"
 #include "snapshot/layout.h"
 #include "snapshot/snapshot.h"
 #include "snapshot/snapshot_generated.h"
@@ -40,17 +41,11 @@ Result<Header> CheckHeader(ByteView encoded) {
   return header;
 }
 
-// The verifier checks that a list of structs is inside the bytes, not that it is aligned. Empty ones need not be.
-template <typename Struct>
-bool IsAligned(const flatbuffers::Vector<const Struct*>& list) {
-  return list.size() == 0 || reinterpret_cast<std::uintptr_t>(list.Data()) % alignof(Struct) == 0;
-}
-
 // Reads one description.
 class Reader {
  public:
   Reader(ByteView encoded, const Header& header)
-      : encoded_(encoded.first(encoded.size() - kHashBytes)), begin_(sizeof(Header) + header.description_bytes) {}
+      : encoded_(encoded.first(encoded.size() - kHashBytes)), begin_(sizeof(Header) + header.description_bytes), copies_(encoded.size()) {}
 
   Status Read(const fbs::Description& d, Snapshot& s) {
     if (!d.package_digest() || d.package_digest()->size() > kNameBytesMax) return Bad("package digest");
@@ -92,9 +87,11 @@ class Reader {
       stack.function = item->function();
       stack.shadow_stack_pointer = item->shadow_stack_pointer();
       if (!item->arguments() || item->arguments()->size() > kArgumentsBytesMax) return Bad("a stack's arguments");
+      if (!copies_.Take(item->arguments()->size())) return Bad("stacks share their bytes");
       stack.arguments.assign(item->arguments()->begin(), item->arguments()->end());
       GODWIT_ASSIGN(const ByteView frames, View(item->frames(), kPartAlignment));
       if (frames.size() > kFramesBytesMax) return Bad("a stack of more than 1 GiB");
+      if (!copies_.Take(frames.size())) return Bad("stacks share their bytes");
       stack.frames.assign(frames.begin(), frames.end());
       s.stacks.push_back(std::move(stack));
     }
@@ -140,6 +137,7 @@ class Reader {
       if (!item->elements()) return Bad("a table without elements");
       elements += item->elements()->size();
       if (elements > kTableElementsMax) return Bad("too many table elements");
+      if (!copies_.Take(item->elements()->size() * sizeof(std::uint32_t))) return Bad("tables share their elements");
       s.tables.push_back({{item->elements()->begin(), item->elements()->end()}});
     }
     return {};
@@ -159,6 +157,7 @@ class Reader {
     for (const fbs::HostState* item : list) {
       if (!item->module_() || item->module_()->size() > kNameBytesMax) return Bad("a host state's name");
       GODWIT_ASSIGN(const ByteView bytes, View(item->bytes(), kPartAlignment));
+      if (!copies_.Take(bytes.size())) return Bad("host states share their bytes");
       s.host_states.push_back({item->module_()->str(), Bytes(bytes.begin(), bytes.end())});
     }
     return {};
@@ -176,24 +175,19 @@ class Reader {
 
   ByteView encoded_;
   std::uint64_t begin_;
+  CopyBudget copies_;
 };
 
 }  // namespace
 
 Result<Snapshot> Decode(ByteView encoded) {
   GODWIT_ASSIGN(const Header header, CheckHeader(encoded));
-  const ByteView description = encoded.subspan(sizeof(Header), header.description_bytes);
-  // Copied where the caller's bytes are not aligned as the verifier wants them.
-  Bytes aligned;
-  const std::uint8_t* data = description.data();
-  if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0) {
-    aligned.assign(description.begin(), description.end());
-    data = aligned.data();
-  }
-  flatbuffers::Verifier verifier(data, description.size(), 16, 4'000'000);
+  Bytes copy;
+  const ByteView description = AlignedOrCopied(encoded.subspan(sizeof(Header), header.description_bytes), copy);
+  flatbuffers::Verifier verifier(description.data(), description.size(), 16, 4'000'000);
   if (!fbs::VerifyDescriptionBuffer(verifier)) return Bad("its description is not a valid FlatBuffer");
   Snapshot snapshot;
-  GODWIT_TRY(Reader(encoded, header).Read(*fbs::GetDescription(data), snapshot));
+  GODWIT_TRY(Reader(encoded, header).Read(*fbs::GetDescription(description.data()), snapshot));
   return snapshot;
 }
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <numeric>
+#include <set>
 
 #include "transport/bulk_stream.h"
 #include "transport/channel.h"
@@ -356,6 +357,39 @@ TEST(Frames, HostileOnesAreRefused) {
     ASSERT_FALSE(fed.ok()) << c.what;
     EXPECT_EQ(fed.error().code, ErrorCode::kCorrupt) << c.what;
   }
+}
+
+TEST(Frames, ListsThatAreNotAlignedAreRefused) {
+  std::set<bool> seen;
+  for (std::size_t before = 16; before < 18; ++before) {
+    flatbuffers::FlatBufferBuilder builder;
+    const auto outcome = wire::CreateOutcome(builder, 0);
+    builder.CreateVector(std::vector<std::uint32_t>(before));  // Lies behind the next, which is read beyond its end.
+    const flatbuffers::Offset<flatbuffers::Vector<std::uint64_t>> sizes(builder.CreateVector(std::vector<std::uint32_t>{1, 2}).o);
+    FinishMessage(builder, wire::CreateDataListReply(builder, outcome, 0, sizes), 1);
+    const Bytes bytes = Encoded(builder);
+    const auto* list = wire::GetMessage(bytes.data())->body_as_DataListReply()->sizes();
+    const bool aligned = (list->Data() - bytes.data()) % 8 == 0;
+    seen.insert(aligned);
+    EXPECT_EQ(VerifyMessage(bytes).ok(), aligned);
+  }
+  EXPECT_EQ(seen.size(), 2u);
+}
+
+TEST(Frames, HeadersThatShareTheirBytesAreRefused) {
+  const auto with_headers = [](std::size_t count, bool shared) {
+    flatbuffers::FlatBufferBuilder builder;
+    const wire::RequestId id(1, 2);
+    const auto once = builder.CreateString(std::string(1000, 'x'));
+    std::vector<flatbuffers::Offset<wire::Header>> headers;
+    for (std::size_t i = 0; i < count; ++i) {
+      headers.push_back(wire::CreateHeader(builder, shared ? once : builder.CreateString(std::string(1000, 'x')), once));
+    }
+    FinishMessage(builder, wire::CreateOpenRequestDirect(builder, &id, "i", 1, "GET", "/", &headers, 1000));
+    return VerifyMessage(Encoded(builder));
+  };
+  EXPECT_TRUE(with_headers(1, false).ok());
+  EXPECT_EQ(with_headers(100, true).error().code, ErrorCode::kCorrupt);
 }
 
 TEST(Frames, ChangedBytesNeverReadOutsideTheFrame) {

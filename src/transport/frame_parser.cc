@@ -4,12 +4,29 @@
 
 #include <fmt/format.h>
 
+#include "base/flatbuffer.h"
+
 namespace godwit::transport {
 
 namespace {
 
 std::uint32_t ReadU32(const std::uint8_t* p) {
   return p[0] | p[1] << 8 | p[2] << 16 | static_cast<std::uint32_t>(p[3]) << 24;
+}
+
+bool CopiesFit(const flatbuffers::Vector<flatbuffers::Offset<wire::Header>>* headers, CopyBudget copies) {
+  for (flatbuffers::uoffset_t i = 0; headers && i < headers->size(); ++i) {
+    if (!copies.Take(headers->Get(i)->name()->size() + headers->Get(i)->value()->size())) return false;
+  }
+  return true;
+}
+
+// What the verifier does not see (base/flatbuffer.h), of the messages that have such lists.
+bool ListsAreSound(const wire::Message& message, CopyBudget copies) {
+  if (const auto* open = message.body_as_OpenRequest()) return CopiesFit(open->headers(), copies);
+  if (const auto* head = message.body_as_ResponseHead()) return CopiesFit(head->headers(), copies);
+  if (const auto* list = message.body_as_DataListReply()) return !list->sizes() || IsAligned(*list->sizes());
+  return true;
 }
 
 }  // namespace
@@ -23,6 +40,7 @@ Status VerifyMessage(ByteView bytes) {
   if (message->body_type() == wire::Body::NONE || message->body_type() > wire::Body::MAX) {
     return Corrupt(fmt::format("a channel message is of unknown type {}", static_cast<unsigned>(message->body_type())));
   }
+  if (!ListsAreSound(*message, CopyBudget(bytes.size()))) return Corrupt("a channel message has a list that is not aligned, or headers that share their bytes");
   return {};
 }
 

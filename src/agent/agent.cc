@@ -29,6 +29,7 @@ using transport::Channel;
 using transport::Frame;
 
 constexpr auto kDataTimeout = 30s;
+constexpr int kDataOpenMax = 256;  // Reads by peers that are not answered yet; each holds up to kDataReadBytesMax.
 
 wire::Body BodyOf(const Frame& frame) { return frame.type(); }
 
@@ -227,6 +228,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<MigrationDriver> driver_;
   std::unique_ptr<transport::ChannelPool> pool_;
   std::unique_ptr<DataHttp> data_http_;
+  std::atomic<int> data_open_{0};
   std::unique_ptr<Lane> data_lane_;
   std::unique_ptr<transport::ChannelServer> server_;
   std::atomic<bool> joined_{false};
@@ -385,7 +387,15 @@ void DeviceAgent::OnFrame(const std::shared_ptr<ChannelSession>& session, const 
 
 void DeviceAgent::ServeData(const std::shared_ptr<Channel>& channel, std::uint64_t call, const std::string& dataset,
                             const std::string& service, std::uint64_t offset, std::optional<std::uint32_t> length) {
-  data_lane_->Post([this, channel, call, name = model::DatasetName(dataset), service, offset, length] {
+  // One more that is not answered yet, until the last copy of `open` goes.
+  const std::shared_ptr<void> open(&data_open_, [](std::atomic<int>* count) { --*count; });
+  if (++data_open_ > kDataOpenMax) {
+    flatbuffers::FlatBufferBuilder builder(256);
+    const auto outcome = PutOutcome(builder, ResourceExhausted(fmt::format("{} reads of data wait on {} already", kDataOpenMax, options_.name.value)));
+    static_cast<void>(channel->Reply(call, builder, wire::CreateDataReply(builder, outcome)).ok());  // Unsent: the peer's time-out says so.
+    return;
+  }
+  data_lane_->Post([this, channel, call, name = model::DatasetName(dataset), service, offset, length, open] {
     Bytes bytes;
     std::uint64_t size = 0;
     const Status status = [&]() -> Status {
@@ -407,7 +417,7 @@ void DeviceAgent::ServeData(const std::shared_ptr<Channel>& channel, std::uint64
     const Status sent = channel->Send(*builder, bytes);
     if (!sent.ok() && sent.error().code == ErrorCode::kResourceExhausted) {
       // The queue is full of answers: this one waits its turn, once; a peer that reads nothing loses it by timeout.
-      channel->WhenWritable([channel, builder, bytes = std::move(bytes)] { static_cast<void>(channel->Send(*builder, bytes).ok()); });
+      channel->WhenWritable([channel, builder, bytes = std::move(bytes), open] { static_cast<void>(channel->Send(*builder, bytes).ok()); });
     }
   });
 }

@@ -25,7 +25,9 @@ void ChannelSession::Tell(std::unique_ptr<FlatBufferBuilder> builder, flatbuffer
     const Status sent = channel_->Send(*builder, payload);
     if (sent.ok() || sent.error().code != ErrorCode::kResourceExhausted) return;  // Closed: OnClosed follows.
   }
+  queue_bytes_ += builder->GetSize() + payload.size();
   queue_.push_back({std::move(builder), Bytes(payload.begin(), payload.end())});
+  if (queue_bytes_ > kSessionQueueBytesMax) return GiveUp("the peer does not read its answers");
   Pump();
 }
 
@@ -44,6 +46,7 @@ void ChannelSession::Pump() {
       });
       return;
     }
+    queue_bytes_ -= queue_.front().message->GetSize() + queue_.front().payload.size();
     queue_.pop_front();
   }
 }
@@ -52,6 +55,22 @@ std::shared_ptr<InstanceHost> ChannelSession::HostOf(const RequestId& id) {
   const std::lock_guard lock(mutex_);
   const auto found = served_.find(id);
   return found != served_.end() ? found->second.host : nullptr;
+}
+
+bool ChannelSession::Remember(const RequestId& id, Served served) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) return false;
+  served_[id] = std::move(served);
+  if (served_.size() <= kSessionRequestsMax) return true;
+  GiveUp("the peer has more requests here than it may");
+  return false;
+}
+
+void ChannelSession::GiveUp(const std::string& reason) {
+  closed_ = true;
+  queue_.clear();
+  queue_bytes_ = 0;
+  channel_->loop().Post([channel = channel_, reason] { channel->Close(reason); });  // OnClosed follows.
 }
 
 void ChannelSession::Forget(const RequestId& id) {
@@ -101,19 +120,13 @@ void ChannelSession::OnOpen(const wire::OpenRequest& open, const std::shared_ptr
   request.body_follows = open.body_follows();
   request.body_bytes = open.body_bytes();
   if (open.caller() != nullptr) request.caller = open.caller()->service()->str();
-  {
-    const std::lock_guard lock(mutex_);
-    served_[request.id] = {host, open.instance()->str()};
-  }
+  if (!Remember(request.id, {host, open.instance()->str()})) return;
   host->Open(std::move(request), shared_from_this());
 }
 
 void ChannelSession::OnAttach(const wire::AttachRequest& attach, const std::shared_ptr<InstanceHost>& host) {
   const RequestId id = GetRequestId(*attach.request());
-  {
-    const std::lock_guard lock(mutex_);
-    served_[id] = {host, attach.instance()->str()};
-  }
+  if (!Remember(id, {host, attach.instance()->str()})) return;
   host->Attach(id, attach.response_offset(), attach.head_received(), shared_from_this());
 }
 
@@ -123,6 +136,7 @@ void ChannelSession::OnClosed() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     queue_.clear();
+    queue_bytes_ = 0;
     for (const auto& [id, served] : served_) hosts.insert(served.host);
     served_.clear();
   }

@@ -1,5 +1,6 @@
 // ChannelSession: the serving side of the request protocol on one accepted channel: frames in, host calls; host
-// answers, frames out. Frames that the channel's full queue refuses wait here, bounded by the requests' windows.
+// answers, frames out. Frames that the channel's full queue refuses wait here; a peer that lets too many of them wait,
+// or too many requests be, loses the channel.
 #pragma once
 
 #include <deque>
@@ -13,6 +14,9 @@
 #include "transport/channel.h"
 
 namespace godwit::agent {
+
+inline constexpr std::size_t kSessionQueueBytesMax = 256 << 20;
+inline constexpr std::size_t kSessionRequestsMax = 65536;  // That the peer has not acknowledged, cancelled or lost.
 
 class ChannelSession final : public RequestSink, public std::enable_shared_from_this<ChannelSession> {
  public:
@@ -46,6 +50,9 @@ class ChannelSession final : public RequestSink, public std::enable_shared_from_
   template <typename T>
   void Tell(std::unique_ptr<flatbuffers::FlatBufferBuilder> builder, flatbuffers::Offset<T> body, ByteView payload = {});
   void Pump();  // mutex_ is held.
+  // False: the peer has too many, and the channel ends.
+  bool Remember(const RequestId& id, Served served);
+  void GiveUp(const std::string& reason);  // mutex_ is held.
   std::shared_ptr<InstanceHost> HostOf(const RequestId& id);
   void Forget(const RequestId& id);
 
@@ -53,6 +60,7 @@ class ChannelSession final : public RequestSink, public std::enable_shared_from_
   std::mutex mutex_;
   std::map<RequestId, Served> served_;
   std::deque<Outgoing> queue_;
+  std::size_t queue_bytes_ = 0;
   bool waiting_ = false, closed_ = false;
 };
 

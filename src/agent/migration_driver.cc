@@ -14,6 +14,16 @@ namespace godwit::agent {
 
 using migration::Token;
 
+namespace {
+
+// Sessions are remembered by these names; ours are a tenth of that.
+bool Plausible(const wire::Token& token) {
+  constexpr std::size_t kNameBytesMax = 512;
+  return token.migration()->size() <= kNameBytesMax && token.instance()->size() <= kNameBytesMax;
+}
+
+}  // namespace
+
 struct MigrationDriver::Impl {
   Impl(transport::EventLoop& loop, MigrationSite& site, MigrationStore& store, Options options)
       : context(loop, site, store, std::move(options)) {}
@@ -123,6 +133,7 @@ void MigrationDriver::OnRecord(const model::MigrationRecord& record) {
 
 void MigrationDriver::Impl::OnPrepare(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame,
                                       const wire::Prepare& prepare) {
+  if (!Plausible(*prepare.token())) return;
   Token token = GetToken(*prepare.token());
   token.target_boot = context.options.channel.self.boot;
   const bool known = arriving.count(token.migration) != 0;
@@ -167,6 +178,7 @@ bool MigrationDriver::OnFrame(const std::shared_ptr<transport::Channel>& channel
     case wire::Body::Abort: token = frame.as<wire::Abort>()->token(); break;
     default: return false;
   }
+  if (!Plausible(*token)) return true;
   const Token named = GetToken(*token);
   if (named.target_boot != impl.context.options.channel.self.boot) {
     impl.OnStranger(channel, frame);

@@ -178,7 +178,7 @@ void Arriving::OnPrepare(const wire::Prepare& prepare, std::uint64_t call) {
     package_ = prepare.package()->str();
     service_json_ = prepare.service_json() ? prepare.service_json()->str() : "";
     memory_bytes_ = prepare.memory_bytes();
-    bytes_max_ = std::min(kBundleBytesMax, std::max(prepare.snapshot_bytes_estimate(), memory_bytes_)) + kGrowthBytesMax;
+    bytes_max_ = std::min(kBundleBytesMax, memory_bytes_) + kGrowthBytesMax;  // What the source estimates beyond its memory binds nobody.
   }
   Feed(target::PrepareReceived{});
 }
@@ -199,9 +199,10 @@ void Arriving::Do(const target::PrepareLocally&) {
       record.epoch = target_.token().epoch;
       record.state = model::InstanceState::kRunning;
       GODWIT_ASSIGN(options_, context_.site.Prepare(record, service, memory_bytes_));
-      return buffer_.Reserve(std::min(bytes_max_, memory_bytes_ + kSegmentBytes));
+      return buffer_.Reserve(std::min(bytes_max_, memory_bytes_ + kSegmentBytes));  // No more than the site has.
     };
     const Status prepared = prepare();
+    service_json_ = {};  // The session is remembered, and the peer may have sent much.
     if (!prepared.ok() && options_) {
       options_.reset();
       context_.site.Abandon(target_.token().instance);

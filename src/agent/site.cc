@@ -168,6 +168,9 @@ void Site::Attach(const wire::AttachRequest& attach, const std::shared_ptr<Chann
       return session->Refuse(id, 502, ErrorCode::kNotFound, "instance " + instance.value + " is not here", true);
     }
     if (!found->second.arrived) {
+      if (found->second.waiting.size() >= kWaitingRequestsMax) {
+        return session->Refuse(id, 503, ErrorCode::kResourceExhausted, "too many requests wait for the instance to arrive", true);
+      }
       // Copied: the frame goes before the instance is confirmed.
       auto copy = std::make_shared<flatbuffers::FlatBufferBuilder>(256);
       const auto wire_id = *attach.request();
@@ -236,13 +239,13 @@ Result<InstanceHost::Options> Site::Prepare(const model::InstanceRecord& record,
     if (entries_.size() + reserved_.size() >= options_.instances_max + kLeftMax) {
       return ResourceExhausted("this device has as many instances as it may have");
     }
-    const ByteCount wanted{memory_bytes + kInstanceOverhead.value};
     const ByteCount used = Reserved();
-    if (used.value + wanted.value > options_.memory.value) {
-      return ResourceExhausted(fmt::format("{} has {} bytes of memory for instances, of which {} are used; the instance needs {}",
-                                           options_.device.value, options_.memory.value, used.value, wanted.value));
+    const std::uint64_t left = options_.memory.value - std::min(options_.memory.value, used.value);
+    if (left < kInstanceOverhead.value || memory_bytes > left - kInstanceOverhead.value) {
+      return ResourceExhausted(fmt::format("{} has {} bytes of memory for instances, of which {} are used; the instance needs {} and {} around it",
+                                           options_.device.value, options_.memory.value, used.value, memory_bytes, kInstanceOverhead.value));
     }
-    reserved_[record.id] = wanted;
+    reserved_[record.id] = {memory_bytes + kInstanceOverhead.value};
   }
   auto module = packages_.Load(record.package);
   if (!module.ok()) {

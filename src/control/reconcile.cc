@@ -57,6 +57,13 @@ class Reconciler {
       if (!Live(view_, migration.source) || view_.stalled.count(migration.id)) end(MigrationPhase::kDone, "");
       return;
     }
+    if (instance->epoch == migration.epoch && instance->device == migration.source) {
+      // The source won it back from a dead target; it says so itself, if it can.
+      if (!Live(view_, migration.source) || view_.stalled.count(migration.id)) {
+        end(MigrationPhase::kFailed, "the target " + migration.target.value + " was lost; the source went on");
+      }
+      return;
+    }
     if (instance->epoch >= migration.epoch || instance->device != migration.source) {
       return end(MigrationPhase::kFailed, "the instance got another owner meanwhile");
     }

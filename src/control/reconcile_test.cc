@@ -196,5 +196,22 @@ TEST_F(ReconcileTest, MigrationsThatNobodyCanFinishAreEnded) {
   EXPECT_THAT(Decisions(), IsEmpty());
 }
 
+TEST_F(ReconcileTest, AnInstanceThatItsSourceWonBackIsLeftToItsSourcesReport) {
+  Device("host0");
+  Device("csd0");
+  Service("db", kStateful);
+  const InstanceRecord instance = Instance("db", "host0");
+  MigrationRecord& migration = Migration(instance, "csd0", MigrationPhase::kCommitting);
+  view.instances[0].epoch = migration.epoch;
+  Lose("csd0");
+  view.devices[1].state = DeviceState::kOffline;
+  EXPECT_THAT(Decisions(), IsEmpty()) << "the source tells why";
+  view.stalled.insert(migration.id);
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the target csd0 was lost; the source went on"));
+  view.stalled.clear();
+  view.instances[0].epoch = migration.epoch.Next();
+  EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the instance got another owner meanwhile"));
+}
+
 }  // namespace
 }  // namespace godwit::control

@@ -246,8 +246,7 @@ Result<ApiResponse> Api::Route(const ApiRequest& request) {
       return Json(200, {{"ttl_s", ttl.count()}});
     }
     if (request.method != "DELETE") return wrong_method();
-    GODWIT_TRY(metadata_.Revoke({id}));
-    return ApiResponse{204, "", "", ""};
+    return Leave({id});
   }
   if (!IsKind(kind)) return NotFound("no resource at " + path);
   if (count == 2) {
@@ -260,6 +259,21 @@ Result<ApiResponse> Api::Route(const ApiRequest& request) {
   if (count == 4 && kind == "instances" && parts[3] == "confirm") return post ? Confirm(request, name) : wrong_method();
   if (count == 4 && kind == "services" && parts[3] == "logs") return get ? ReadLogs(request, name) : wrong_method();
   return NotFound("no resource at " + path);
+}
+
+// A lease that ends by itself may mean nothing (ReconcileLoop); one that its device gives back does.
+Result<ApiResponse> Api::Leave(store::LeaseId lease) {
+  GODWIT_ASSIGN(const store::RangeResult alive, metadata_.Range(Keys::Prefix(std::string(kAlivePrefix))));
+  for (const KeyValue& item : alive.items) {
+    if (item.lease != lease) continue;
+    GODWIT_ASSIGN(const auto old, ReadOne(metadata_, KeyOf("devices", item.key.substr(kAlivePrefix.size()))));
+    if (!old) continue;
+    GODWIT_ASSIGN(DeviceRecord device, DeviceRecord::FromJson(old->value));
+    device.state = DeviceState::kOffline;
+    GODWIT_TRY(metadata_.Commit({{Compare::ModifiedAt(old->key, old->modified)}, {Put{old->key, device.ToJson(), {}}}, {}}));
+  }
+  GODWIT_TRY(metadata_.Revoke(lease));
+  return ApiResponse{204, "", "", ""};
 }
 
 Result<ApiResponse> Api::Resource(const ApiRequest& request, const std::string& kind, const std::string& name) {

@@ -89,6 +89,7 @@ class Api {
 
  private:
   Result<ApiResponse> Route(const ApiRequest& request);
+  Result<ApiResponse> Leave(store::LeaseId lease);
   Result<ApiResponse> Resource(const ApiRequest& request, const std::string& kind, const std::string& name);
   Result<ApiResponse> List(const std::string& kind);
   Result<ApiResponse> GetOne(const std::string& kind, const std::string& name);

@@ -95,7 +95,7 @@ class ControllerProcess final : public Controller {
     GODWIT_ASSIGN(server_, transport::HttpServer::Listen(*loop_, {.address = options_.address, .port = options_.port},
                                                          [this](const Exchange& exchange) { OnRequest(exchange); }));
     loop_->Run([this] { Beat(); });
-    reconcile_ = ReconcileLoop::Start(*metadata_);
+    reconcile_ = ReconcileLoop::Start(*metadata_, options_.lease_ttl);
     return {};
   }
 

@@ -26,12 +26,14 @@ using store::Transaction;
 constexpr seconds kRestartDelay{5};         // Before a failed stateless instance is started again.
 constexpr seconds kPendingMax{30};          // For a source's agent to begin a migration.
 constexpr seconds kNoProgressMax{300};      // For a migration to reach its next phase or report anything.
+constexpr seconds kConfirmMax{10};          // For a live target to confirm what a lost source may have sent it.
 constexpr std::size_t kMigrationsKept = 500;  // Records of migrations that are over; the oldest go first.
 constexpr milliseconds kPause{20};          // Between two rounds, so that bursts of changes are one.
 
 class Loop final : public ReconcileLoop {
  public:
-  explicit Loop(store::Metadata& metadata) : metadata_(metadata), thread_([this] { Run(); }) {}
+  Loop(store::Metadata& metadata, milliseconds lease_ttl)
+      : metadata_(metadata), leases_count_(steady_clock::now() + lease_ttl), thread_([this] { Run(); }) {}
   ~Loop() override {
     {
       std::lock_guard lock(mutex_);
@@ -86,6 +88,9 @@ class Loop final : public ReconcileLoop {
   // What of the clock Reconcile needs.
   void Observe(StoredView& stored) {
     const auto now = steady_clock::now();
+    for (const DeviceRecord& device : stored.view.devices) {
+      if (now < leases_count_ && device.state != DeviceState::kOffline) stored.view.alive.emplace(device.name, device.boot_id);
+    }
     std::map<InstanceId, steady_clock::time_point> failed;
     for (const InstanceRecord& instance : stored.view.instances) {
       if (instance.state != InstanceState::kFailed) continue;
@@ -96,6 +101,7 @@ class Loop final : public ReconcileLoop {
     failed_since_ = std::move(failed);
 
     std::map<MigrationId, std::pair<store::Revision, steady_clock::time_point>> progress;
+    std::map<MigrationId, steady_clock::time_point> source_lost;
     for (const MigrationRecord& migration : stored.view.migrations) {
       if (IsFinal(migration.phase)) continue;
       const store::Revision modified = stored.modified.at(KeyOf("migrations", migration.id.value));
@@ -103,8 +109,13 @@ class Loop final : public ReconcileLoop {
       progress[migration.id] = known == progress_.end() || known->second.first != modified ? std::pair(modified, now) : known->second;
       const auto limit = migration.phase == MigrationPhase::kPending ? kPendingMax : kNoProgressMax;
       if (now - progress[migration.id].second >= limit) stored.view.stalled.insert(migration.id);
+      if (stored.view.alive.count(migration.source) != 0) continue;
+      const auto lost = source_lost_.find(migration.id);
+      source_lost[migration.id] = lost == source_lost_.end() ? now : lost->second;
+      if (now - source_lost[migration.id] >= kConfirmMax) stored.view.stalled.insert(migration.id);
     }
     progress_ = std::move(progress);
+    source_lost_ = std::move(source_lost);
   }
 
   template <typename R, typename Id>
@@ -169,17 +180,21 @@ class Loop final : public ReconcileLoop {
   }
 
   store::Metadata& metadata_;
+  const steady_clock::time_point leases_count_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stopping_ = false, dirty_ = true, watch_ended_ = false;  // Guarded by mutex_; the rest is the thread's.
   std::map<InstanceId, steady_clock::time_point> failed_since_;
   std::map<MigrationId, std::pair<store::Revision, steady_clock::time_point>> progress_;
+  std::map<MigrationId, steady_clock::time_point> source_lost_;
   std::string last_error_;
   std::thread thread_;
 };
 
 }  // namespace
 
-std::unique_ptr<ReconcileLoop> ReconcileLoop::Start(store::Metadata& metadata) { return std::make_unique<Loop>(metadata); }
+std::unique_ptr<ReconcileLoop> ReconcileLoop::Start(store::Metadata& metadata, milliseconds lease_ttl) {
+  return std::make_unique<Loop>(metadata, lease_ttl);
+}
 
 }  // namespace godwit::control

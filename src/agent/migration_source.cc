@@ -204,7 +204,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   void OnClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
     if (channel != channel_ || shut_) return;
     DropChannel(reason);
-    Feed(source::TargetLost{"the channel to " + record_.target.value + " was lost: " + reason.message});
+    Feed(source::TargetLost{reason.message});
   }
   void DropChannel(const Error& reason) {
     if (!channel_) return;

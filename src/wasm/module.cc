@@ -11,15 +11,11 @@
 
 #include <optional>
 
+#include "wasm/features.h"
+#include "wasm/strict.h"
+
 namespace godwit::wasm {
 namespace {
-
-wabt::Features SupportedFeatures() {
-  wabt::Features features;
-  features.enable_bulk_memory();
-  features.enable_reference_types();
-  return features;
-}
 
 std::string Describe(const wabt::Errors& errors, wabt::Location::Type type) {
   std::string text = wabt::FormatErrorsToString(errors, type);
@@ -28,8 +24,13 @@ std::string Describe(const wabt::Errors& errors, wabt::Location::Type type) {
 }
 
 Result<Bytes> TextToBinary(ByteView source, std::string_view name) {
+  // Libwabt's lexer does not know that a carriage return alone ends a line, and a comment with it.
+  Bytes text(source.begin(), source.end());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\r' && (i + 1 == text.size() || text[i + 1] != '\n')) text[i] = '\n';
+  }
   wabt::Errors errors;
-  auto lexer = wabt::WastLexer::CreateBufferLexer(name, source.data(), source.size(), &errors);
+  auto lexer = wabt::WastLexer::CreateBufferLexer(name, text.data(), text.size(), &errors);
   std::unique_ptr<wabt::Module> module;
   wabt::WastParseOptions options(SupportedFeatures());
   if (wabt::Failed(wabt::ParseWatModule(lexer.get(), &module, &errors, &options))) {
@@ -121,6 +122,7 @@ Result<Module> Read(ByteView source, std::string_view name) {
   } else {
     GODWIT_ASSIGN(module.binary, TextToBinary(source, name));
   }
+  if (auto framed = CheckSections(module.binary); !framed.ok()) return framed.error().Within(context);
   wabt::Errors errors;
   module.ir = std::make_unique<wabt::Module>();
   wabt::ReadBinaryOptions options(SupportedFeatures(), nullptr, /*read_debug_names=*/true,
@@ -134,6 +136,7 @@ Result<Module> Read(ByteView source, std::string_view name) {
   if (wabt::Failed(wabt::ValidateModule(module.ir.get(), &errors, validate))) {
     return InvalidArgument(context + ": " + Describe(errors, wabt::Location::Type::Binary));
   }
+  if (auto checked = CheckInstructions(module.binary); !checked.ok()) return checked.error().Within(context);
   module.body_bytes = BodySizes(module.binary);
   return module;
 }

@@ -1,0 +1,74 @@
+#include "wasm/module.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace godwit::wasm {
+namespace {
+
+using testing::HasSubstr;
+
+// A module of these sections.
+Bytes Binary(std::initializer_list<Bytes> sections) {
+  Bytes binary{0, 'a', 's', 'm', 1, 0, 0, 0};
+  for (const Bytes& section : sections) binary.insert(binary.end(), section.begin(), section.end());
+  return binary;
+}
+
+std::string Refusal(ByteView source) {
+  auto module = Read(source, "m");
+  if (module.ok()) return "accepted";
+  EXPECT_EQ(module.error().code, ErrorCode::kInvalidArgument);
+  return module.error().message;
+}
+
+const Bytes kTypes{1, 4, 1, 0x60, 0, 0}, kFunctions{3, 2, 1, 0};
+
+TEST(ModuleTest, ReadsBinaryAndText) {
+  EXPECT_EQ(Refusal(Binary({kTypes, kFunctions, {10, 4, 1, 2, 0, 0x0b}})), "accepted");
+  EXPECT_EQ(Refusal(AsBytes("(module (func))")), "accepted");
+}
+
+TEST(ModuleTest, ACarriageReturnEndsAComment) {
+  EXPECT_EQ(Refusal(AsBytes("(module (func (result i32) ;; comment\ri32.const 1))")), "accepted");
+}
+
+TEST(ModuleTest, CustomSectionsAreNamedInUtf8) {
+  EXPECT_EQ(Refusal(Binary({{0, 3, 2, 0xc3, 0xa9}})), "accepted");
+  EXPECT_THAT(Refusal(Binary({{0, 3, 2, 0xc3, 0x28}})), HasSubstr("malformed UTF-8"));
+}
+
+TEST(ModuleTest, CustomSectionsHaveANameInsideThem) {
+  EXPECT_THAT(Refusal(Binary({{0, 0}})), HasSubstr("unexpected end"));
+  EXPECT_THAT(Refusal(Binary({{0, 2, 5, 'a'}})), HasSubstr("longer than its section"));
+}
+
+TEST(ModuleTest, SectionSizesAreShortNumbersInsideTheModule) {
+  EXPECT_THAT(Refusal(Binary({{0, 0x83, 0x80, 0x80, 0x80, 0x80, 0, 1, 'a', 'b'}})), HasSubstr("representation too long"));
+  EXPECT_THAT(Refusal(Binary({{0, 0x83, 0x80, 0x80, 0x80, 0x10, 1, 'a', 'b'}})), HasSubstr("integer too large"));
+  EXPECT_THAT(Refusal(Binary({{0, 9, 1, 'a'}})), HasSubstr("longer than the module"));
+}
+
+TEST(ModuleTest, ConstructsAreClosed) {
+  // block ... end, and no end of the body.
+  EXPECT_THAT(Refusal(Binary({kTypes, kFunctions, {10, 6, 1, 4, 0, 0x02, 0x40, 0x0b}})), HasSubstr("not closed"));
+  // A global's initialiser without an end.
+  EXPECT_THAT(Refusal(Binary({kTypes, kFunctions, {6, 5, 1, 0x7f, 0, 0x41, 0}, {10, 4, 1, 2, 0, 0x0b}})), HasSubstr("not closed"));
+}
+
+TEST(ModuleTest, AnOffsetIsNotEmpty) {
+  EXPECT_THAT(Refusal(Binary({{5, 3, 1, 0, 1}, {11, 4, 1, 0, 0x0b, 0}})), HasSubstr("empty constant expression"));
+}
+
+TEST(ModuleTest, AsManyDataSegmentsComeAsWereAnnounced) {
+  EXPECT_EQ(Refusal(Binary({{12, 1, 0}})), "accepted");
+  EXPECT_THAT(Refusal(Binary({{12, 1, 1}})), HasSubstr("inconsistent lengths"));
+}
+
+TEST(ModuleTest, CallsLeadThroughTablesOfFunctions) {
+  const std::string text = "(module (type (func)) (table 1 externref) (func (call_indirect (type 0) (i32.const 0))))";
+  EXPECT_THAT(Refusal(AsBytes(text)), HasSubstr("not of functions"));
+}
+
+}  // namespace
+}  // namespace godwit::wasm

@@ -40,6 +40,44 @@ namespace {
 Value* Call1(FunctionBuilder& f, ID id, Value* x) { return f.b.CreateUnaryIntrinsic(id, x); }
 Value* Call2(FunctionBuilder& f, ID id, Value* x, Value* y) { return f.b.CreateBinaryIntrinsic(id, x, y); }
 
+// What an operation that leaves its operand as it is makes of a NaN: an arithmetic one. LLVM takes such operations
+// away and a signalling NaN would pass through.
+Value* Quiet(FunctionBuilder& f, Value* x) {
+  llvm::Type* integer = x->getType()->isFloatTy() ? f.abi.i32 : f.abi.i64;
+  const std::uint64_t bit = x->getType()->isFloatTy() ? 1ull << 22 : 1ull << 51;
+  Value* quiet = f.b.CreateBitCast(f.b.CreateOr(f.b.CreateBitCast(x, integer), llvm::ConstantInt::get(integer, bit)), x->getType());
+  return f.b.CreateSelect(f.b.CreateFCmpUNO(x, x), quiet, x);
+}
+
+bool IsConstant(Value* value, double wanted) {
+  auto* constant = llvm::dyn_cast<llvm::ConstantFP>(value);
+  return constant && constant->isExactlyValue(wanted);
+}
+
+// fNN.add, sub, mul, div: those with an operand that changes nothing but a sign are spelled out.
+Value* Arithmetic(FunctionBuilder& f, llvm::Instruction::BinaryOps operation, Value* x, Value* y) {
+  using llvm::Instruction;
+  const bool product = operation == Instruction::FMul || operation == Instruction::FDiv;
+  if (operation == Instruction::FMul && llvm::isa<llvm::ConstantFP>(x)) std::swap(x, y);
+  if (operation == Instruction::FAdd && llvm::isa<llvm::ConstantFP>(x)) std::swap(x, y);
+  if ((product && IsConstant(y, 1)) || (operation == Instruction::FSub && IsConstant(y, 0.0)) ||
+      (operation == Instruction::FAdd && IsConstant(y, -0.0))) {
+    return Quiet(f, x);
+  }
+  if (product && IsConstant(y, -1)) return Quiet(f, f.b.CreateFNeg(x));
+  if (operation == Instruction::FSub && IsConstant(x, -0.0)) return Quiet(f, f.b.CreateFNeg(y));
+  return f.b.CreateBinOp(operation, x, y);
+}
+
+// fNN.min, fNN.max: LLVM's intrinsics may hand on a signalling NaN, a sum does not.
+Value* MinMax(FunctionBuilder& f, ID id, Value* x, Value* y) {
+  llvm::FastMathFlags numbers;
+  numbers.setNoNaNs();
+  Value* either = f.b.CreateBinaryIntrinsic(id, x, y);
+  llvm::cast<llvm::Instruction>(either)->setFastMathFlags(numbers);
+  return f.b.CreateSelect(f.b.CreateFCmpUNO(x, y), f.b.CreateFAdd(x, y), either);
+}
+
 // iNN.trunc_fMM: traps unless low < x < high (or low <= x); NaN is a trap of its own.
 Value* Truncate(FunctionBuilder& f, Value* x, llvm::Type* to, bool is_signed, double low, bool low_included,
                 double high) {
@@ -127,7 +165,9 @@ Value* EmitUnary(FunctionBuilder& f, Opcode opcode, Value* x) {
     case Opcode::F32ConvertI32U: case Opcode::F32ConvertI64U: return b.CreateUIToFP(x, f.abi.f32);
     case Opcode::F64ConvertI32S: case Opcode::F64ConvertI64S: return b.CreateSIToFP(x, f.abi.f64);
     case Opcode::F64ConvertI32U: case Opcode::F64ConvertI64U: return b.CreateUIToFP(x, f.abi.f64);
-    case Opcode::F32DemoteF64: return b.CreateFPTrunc(x, f.abi.f32);
+    case Opcode::F32DemoteF64:
+      if (auto* widened = llvm::dyn_cast<llvm::FPExtInst>(x)) return Quiet(f, widened->getOperand(0));
+      return b.CreateFPTrunc(x, f.abi.f32);
     case Opcode::F64PromoteF32: return b.CreateFPExt(x, f.abi.f64);
     case Opcode::I32ReinterpretF32: return b.CreateBitCast(x, f.abi.i32);
     case Opcode::I64ReinterpretF64: return b.CreateBitCast(x, f.abi.i64);
@@ -157,12 +197,12 @@ Value* EmitBinary(FunctionBuilder& f, Opcode opcode, Value* x, Value* y) {
     case Opcode::I32ShrU: case Opcode::I64ShrU: return b.CreateLShr(x, ShiftCount(f, y));
     case Opcode::I32Rotl: case Opcode::I64Rotl: return Rotate(f, llvm::Intrinsic::fshl, x, y);
     case Opcode::I32Rotr: case Opcode::I64Rotr: return Rotate(f, llvm::Intrinsic::fshr, x, y);
-    case Opcode::F32Add: case Opcode::F64Add: return b.CreateFAdd(x, y);
-    case Opcode::F32Sub: case Opcode::F64Sub: return b.CreateFSub(x, y);
-    case Opcode::F32Mul: case Opcode::F64Mul: return b.CreateFMul(x, y);
-    case Opcode::F32Div: case Opcode::F64Div: return b.CreateFDiv(x, y);
-    case Opcode::F32Min: case Opcode::F64Min: return Call2(f, llvm::Intrinsic::minimum, x, y);
-    case Opcode::F32Max: case Opcode::F64Max: return Call2(f, llvm::Intrinsic::maximum, x, y);
+    case Opcode::F32Add: case Opcode::F64Add: return Arithmetic(f, llvm::Instruction::FAdd, x, y);
+    case Opcode::F32Sub: case Opcode::F64Sub: return Arithmetic(f, llvm::Instruction::FSub, x, y);
+    case Opcode::F32Mul: case Opcode::F64Mul: return Arithmetic(f, llvm::Instruction::FMul, x, y);
+    case Opcode::F32Div: case Opcode::F64Div: return Arithmetic(f, llvm::Instruction::FDiv, x, y);
+    case Opcode::F32Min: case Opcode::F64Min: return MinMax(f, llvm::Intrinsic::minimum, x, y);
+    case Opcode::F32Max: case Opcode::F64Max: return MinMax(f, llvm::Intrinsic::maximum, x, y);
     case Opcode::F32Copysign: case Opcode::F64Copysign: return Call2(f, llvm::Intrinsic::copysign, x, y);
     case Opcode::I32Eq: case Opcode::I64Eq: return compare(P::ICMP_EQ);
     case Opcode::I32Ne: case Opcode::I64Ne: return compare(P::ICMP_NE);

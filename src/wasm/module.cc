@@ -11,6 +11,7 @@
 
 #include <optional>
 
+#include "wasm/element_globals.h"
 #include "wasm/features.h"
 #include "wasm/strict.h"
 
@@ -36,10 +37,12 @@ Result<Bytes> TextToBinary(ByteView source, std::string_view name) {
   if (wabt::Failed(wabt::ParseWatModule(lexer.get(), &module, &errors, &options))) {
     return InvalidArgument(Describe(errors, wabt::Location::Type::Text));
   }
+  const std::vector<ElementGlobal> element_globals = TakeElementGlobals(*module);
   wabt::ValidateOptions validate(SupportedFeatures());
   if (wabt::Failed(wabt::ValidateModule(module.get(), &errors, validate))) {
     return InvalidArgument(Describe(errors, wabt::Location::Type::Text));
   }
+  GODWIT_TRY(PutElementGlobals(element_globals, *module));
   wabt::MemoryStream stream;
   wabt::WriteBinaryOptions write(SupportedFeatures(), false, false, true);
   if (wabt::Failed(wabt::WriteBinaryModule(&stream, module.get(), write))) {
@@ -123,11 +126,14 @@ Result<Module> Read(ByteView source, std::string_view name) {
     GODWIT_ASSIGN(module.binary, TextToBinary(source, name));
   }
   if (auto framed = CheckSections(module.binary); !framed.ok()) return framed.error().Within(context);
+  Bytes binary_read = module.binary;
+  auto element_globals = TakeElementGlobals(binary_read);
+  if (!element_globals.ok()) return element_globals.error().Within(context);
   wabt::Errors errors;
   module.ir = std::make_unique<wabt::Module>();
   wabt::ReadBinaryOptions options(SupportedFeatures(), nullptr, /*read_debug_names=*/true,
                                   /*stop_on_first_error=*/true, /*fail_on_custom_section_error=*/false);
-  if (wabt::Failed(wabt::ReadBinaryIr(context.c_str(), module.binary.data(), module.binary.size(), options, &errors,
+  if (wabt::Failed(wabt::ReadBinaryIr(context.c_str(), binary_read.data(), binary_read.size(), options, &errors,
                                       module.ir.get()))) {
     return InvalidArgument(context + ": " + Describe(errors, wabt::Location::Type::Binary));
   }
@@ -136,7 +142,8 @@ Result<Module> Read(ByteView source, std::string_view name) {
   if (wabt::Failed(wabt::ValidateModule(module.ir.get(), &errors, validate))) {
     return InvalidArgument(context + ": " + Describe(errors, wabt::Location::Type::Binary));
   }
-  if (auto checked = CheckInstructions(module.binary); !checked.ok()) return checked.error().Within(context);
+  if (auto put = PutElementGlobals(*element_globals, *module.ir); !put.ok()) return put.error().Within(context);
+  if (auto checked = CheckInstructions(binary_read); !checked.ok()) return checked.error().Within(context);
   module.body_bytes = BodySizes(module.binary);
   return module;
 }

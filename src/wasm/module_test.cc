@@ -1,5 +1,6 @@
 #include "wasm/module.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -63,6 +64,19 @@ TEST(ModuleTest, AnOffsetIsNotEmpty) {
 TEST(ModuleTest, AsManyDataSegmentsComeAsWereAnnounced) {
   EXPECT_EQ(Refusal(Binary({{12, 1, 0}})), "accepted");
   EXPECT_THAT(Refusal(Binary({{12, 1, 1}})), HasSubstr("inconsistent lengths"));
+}
+
+TEST(ModuleTest, ElementSegmentsMayReadImportedGlobals) {
+  const auto text = [](std::string_view global) {
+    return fmt::format("(module (global $g {}) (table 1 funcref) (elem (i32.const 0) funcref (ref.null func) (global.get $g)))", global);
+  };
+  auto module = Read(AsBytes(text("(import \"m\" \"g\") funcref")), "m");
+  ASSERT_TRUE(module.ok()) << module.error().message;
+  const wabt::ExprList& item = module->ir->elem_segments[0]->elem_exprs[1];
+  ASSERT_EQ(item.front().type(), wabt::ExprType::GlobalGet);
+  EXPECT_THAT(Refusal(AsBytes(text("(import \"m\" \"g\") externref"))), HasSubstr("type mismatch"));
+  EXPECT_THAT(Refusal(AsBytes(text("(import \"m\" \"g\") (mut funcref)"))), HasSubstr("immutable"));
+  EXPECT_THAT(Refusal(AsBytes(text("funcref (ref.null func)"))), HasSubstr("imported"));
 }
 
 TEST(ModuleTest, CallsLeadThroughTablesOfFunctions) {

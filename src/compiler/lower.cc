@@ -45,7 +45,11 @@ class Lowerer {
     if (auto builtin = builtins_.find(name); builtin != builtins_.end()) {
       call.setCalledOperand(LoadFrom(b, Field(b, context, offsetof(abi::Context, builtins)), builtin->second));
     } else if (name.starts_with("gw.host.")) {
-      call.setCalledOperand(LoadFrom(b, Field(b, context, offsetof(abi::Context, imports)), std::stoul(name.substr(8))));
+      Value* imports = Field(b, context, offsetof(abi::Context, imports));
+      const unsigned long number = std::stoul(name.substr(8));
+      CallEntry(b, call, b.CreateConstGEP1_64(abi_.i8, imports, number * sizeof(abi::FunctionEntry)), call.arg_size());
+    } else if (name.starts_with("gw.global.")) {
+      LowerGlobal(b, call, std::stoul(name.substr(10)));
     } else {
       LowerIndirect(call, name);
     }
@@ -78,8 +82,25 @@ class Lowerer {
     EmitTrap(at_bad, context, code);
 
     b.SetInsertPoint(&call);
+    CallEntry(b, call, entry, call.arg_size() - 1);
+  }
+
+  // gw.global.N.get(context), gw.global.N.set(context, value): an imported mutable global's.
+  void LowerGlobal(IRBuilder<>& b, CallInst& call, std::size_t index) {
+    Value* cell = Field(b, call.getArgOperand(0), abi::kGlobalsOffset + index * abi::kGlobalBytes);
+    if (call.arg_size() == 1) {
+      call.replaceAllUsesWith(b.CreateAlignedLoad(call.getType(), cell, llvm::Align(8)));
+    } else {
+      b.CreateAlignedStore(call.getArgOperand(1), cell, llvm::Align(8));
+    }
+    call.eraseFromParent();
+  }
+
+  // Calls what the abi::FunctionEntry says, with its context and memory and the other arguments of `call`, of which
+  // there are `count`, and puts that in place of `call`.
+  void CallEntry(IRBuilder<>& b, CallInst& call, Value* entry, unsigned count) {
     Value* target = b.CreateAlignedLoad(abi_.ptr, entry, llvm::Align(8));
-    std::vector<Value*> arguments(call.arg_begin(), std::prev(call.arg_end()));
+    std::vector<Value*> arguments(call.arg_begin(), call.arg_begin() + count);
     arguments[0] = b.CreateAlignedLoad(abi_.context_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, context)), llvm::Align(8));
     arguments[1] = b.CreateAlignedLoad(abi_.memory_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, memory)), llvm::Align(8));
     std::vector<llvm::Type*> types;

@@ -34,7 +34,7 @@
 
 namespace godwit::abi {
 
-inline constexpr std::uint32_t kAbiVersion = 1;
+inline constexpr std::uint32_t kAbiVersion = 2;
 inline constexpr std::uint32_t kImageMagic = 0x49575747;  // "GWWI"
 
 inline constexpr std::uint64_t kWasmPageBytes = 65536;
@@ -73,7 +73,8 @@ enum class TrapCode : std::uint32_t {
 struct Context;
 using Code = void (*)();
 
-// A function reference's target; references are indices into Context::functions, 0 is null.
+// What a function reference or an import leads to; references are indices into Context::functions, 0 is null.
+// A call passes the entry's context and memory, which are another instance's where instances are linked.
 struct FunctionEntry {
   Code code;
   Context* context;
@@ -116,7 +117,8 @@ struct Builtins {
 
 inline constexpr std::uint32_t kBulkChunkBytes = 16384;
 
-// Global i lives at kGlobalsOffset + 16 * i, in the type's own representation.
+// Global i lives at kGlobalsOffset + 16 * i, in the type's own representation. An imported mutable one lives in the
+// exporting instance: its place here holds the address.
 struct Context {
   std::atomic<std::uint32_t> state;
   std::uint32_t function_base;      // The reference of module function i is function_base + i; at least 1.
@@ -125,7 +127,7 @@ struct Context {
   std::uint8_t* frames_base;        // 24
   const FunctionEntry* functions;   // 32: indexed by reference.
   const Builtins* builtins;         // 40
-  const Code* imports;              // 48: host functions, indexed by import number.
+  const FunctionEntry* imports;     // 48: imported functions, indexed by import number.
   Table* tables;                    // 56: indexed by table index.
   std::uint64_t memory_bytes;       // 64: current size of memory 0.
   std::uint8_t* memory;             // 72: base of memory 0.

@@ -78,12 +78,7 @@ void TableSet(Context* context, std::uint32_t table_index, std::uint32_t index, 
 }
 
 std::uint32_t TableGrow(Context* context, std::uint32_t table_index, std::uint32_t reference, std::uint32_t delta) {
-  abi::Table* table = GuestInstance::From(context).table(table_index);
-  if (table == nullptr || delta > table->maximum - table->size) return ~0u;
-  const std::uint32_t old_size = table->size;
-  std::fill_n(table->elements + old_size, delta, reference);
-  table->size += delta;
-  return old_size;
+  return GuestInstance::From(context).GrowTable(table_index, reference, delta);
 }
 
 void TableFill(Context* context, std::uint32_t table_index, std::uint32_t to, std::uint32_t reference, std::uint32_t count) {

@@ -57,7 +57,8 @@ Status GuestInstance::CaptureBlockedTasks() {
 }
 
 Result<snapshot::Snapshot> GuestInstance::Capture() {
-  GODWIT_CHECK(current_ == nullptr, "Capture was called from inside the guest");
+  if (store_ != nullptr) return Unsupported("instances that are linked with others cannot be captured");
+  GODWIT_CHECK(current() == nullptr, "Capture was called from inside the guest");
   GODWIT_TRY(CaptureBlockedTasks());
   const fbs::Module& description = module_->module();
   snapshot::Snapshot snapshot;
@@ -78,8 +79,8 @@ Result<snapshot::Snapshot> GuestInstance::Capture() {
     }
     snapshot.stacks.push_back(std::move(stack));
   }
-  if (memory_.base() != nullptr) {
-    snapshot.memories.push_back({memory_.pages(), ChangedPages(memory_.base(), memory_.bytes(), module_->initial_pages())});
+  if (memory_->base() != nullptr) {
+    snapshot.memories.push_back({memory_->pages(), ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages())});
   }
   for (std::uint32_t i = 0; i < global_count(); ++i) {
     Cell cell;
@@ -145,7 +146,7 @@ Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
   GODWIT_TRY(CreateMemory(wasm_pages));
   if (count == 0) return {};
   const std::vector<snapshot::PageRun>& runs = snapshot.memories[0].runs;
-  const std::uint64_t pages = memory_.bytes() / kPage;
+  const std::uint64_t pages = memory_->bytes() / kPage;
   std::uint64_t end = 0;
   for (const snapshot::PageRun& run : runs) {
     const std::uint64_t run_pages = run.bytes.size() / kPage;
@@ -161,12 +162,12 @@ Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
     const std::uint64_t number = initial.numbers[i];
     while (run < runs.size() && runs[run].first_page + runs[run].bytes.size() / kPage <= number) ++run;
     const bool covered = run < runs.size() && runs[run].first_page <= number;
-    if (!covered && number < pages) std::memcpy(memory_.base() + number * kPage, initial.page(i), kPage);
+    if (!covered && number < pages) std::memcpy(memory_->base() + number * kPage, initial.page(i), kPage);
   }
   for (const snapshot::PageRun& changed : runs) {
     if (changed.bytes.empty()) continue;
-    memory_.Populate(changed.first_page * kPage, changed.bytes.size());
-    std::memcpy(memory_.base() + changed.first_page * kPage, changed.bytes.data(), changed.bytes.size());
+    memory_->Populate(changed.first_page * kPage, changed.bytes.size());
+    std::memcpy(memory_->base() + changed.first_page * kPage, changed.bytes.data(), changed.bytes.size());
   }
   return {};
 }
@@ -176,7 +177,7 @@ Status GuestInstance::LoadGlobals(const snapshot::Snapshot& snapshot) {
   for (std::uint32_t i = 0; i < global_count(); ++i) {
     std::uint32_t reference;
     std::memcpy(&reference, snapshot.globals[i].data(), sizeof reference);
-    if (module_->module().globals()->Get(i)->type() == fbs::ValueType::funcref && reference >= functions_.size()) {
+    if (module_->module().globals()->Get(i)->type() == fbs::ValueType::funcref && reference >= reference_limit()) {
       return BadSnapshot(fmt::format("global {} refers to a function that does not exist", i));
     }
     std::memcpy(global(i), snapshot.globals[i].data(), abi::kGlobalBytes);
@@ -194,7 +195,7 @@ Status GuestInstance::LoadTables(const snapshot::Snapshot& snapshot) {
                                            tables_[i].maximum));
     }
     if (module_->module().tables()->Get(static_cast<std::uint32_t>(i))->element() == fbs::ValueType::funcref &&
-        std::any_of(elements.begin(), elements.end(), [&](std::uint32_t e) { return e >= functions_.size(); })) {
+        std::any_of(elements.begin(), elements.end(), [&](std::uint32_t e) { return e >= reference_limit(); })) {
       return BadSnapshot(fmt::format("table {} refers to a function that does not exist", i));
     }
     std::copy(elements.begin(), elements.end(), tables_[i].elements);
@@ -303,7 +304,7 @@ Status GuestInstance::LoadStack(const snapshot::Stack& stack) {
     for (std::size_t i = 0; i < parameters; ++i) {
       std::uint32_t reference;
       std::memcpy(&reference, task->cells[i].data(), sizeof reference);
-      if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= functions_.size()) {
+      if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= reference_limit()) {
         return BadSnapshot(fmt::format("an argument of call {} refers to a function that does not exist", stack.id));
       }
     }

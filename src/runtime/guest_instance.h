@@ -1,5 +1,5 @@
-// The one implementation of Instance, split by what the parts know: link.cc lays an instance out,
-// instance.cc runs its tasks, builtins.cc serves generated code, capture.cc turns it into a snapshot and back.
+// The one implementation of Instance, split by what the parts know: link.cc lays an instance out, store.cc finds
+// what it imports from others, instance.cc runs its tasks, builtins.cc serves generated code, capture.cc turns it into a snapshot and back.
 #pragma once
 
 #include <atomic>
@@ -67,16 +67,19 @@ struct Task {
   std::uint32_t shadow_stack_pointer = 0;
 };
 
+class GuestStore;
+
 class GuestInstance final : public Instance {
  public:
   static GuestInstance& From(abi::Context* context) { return *static_cast<GuestInstance*>(context->owner); }
   ~GuestInstance() override;
 
   // --- link.cc ---
-  // Context, imports, functions and empty tables; no memory, globals or elements yet.
+  // Context, imports, functions and empty tables; no memory, globals or elements yet. `store` is null for an
+  // instance that only host modules offer something to.
   static Result<std::unique_ptr<GuestInstance>> Link(std::shared_ptr<const Module> module,
                                                      std::vector<std::shared_ptr<HostModule>> hosts,
-                                                     const Limits& limits);
+                                                     const Limits& limits, GuestStore* store);
   // Memory, globals and tables as the module's initialisers have them.
   Status Instantiate();
   // --- capture.cc ---
@@ -85,6 +88,7 @@ class GuestInstance final : public Instance {
   // --- Instance ---
   std::optional<std::uint32_t> start_function() const override;
   Result<std::uint32_t> FindFunction(std::string_view export_name) const override;
+  Result<Cell> GetGlobal(std::string_view export_name) const override;
   Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) override;
   std::vector<TaskId> tasks() const override;
   Outcome Run(TaskId task) override;
@@ -117,6 +121,8 @@ class GuestInstance final : public Instance {
   ByteView DataSegment(std::uint32_t segment) const;
   void DropData(std::uint32_t segment) { if (segment < dropped_data_.size()) dropped_data_[segment] = true; }
   void DropElements(std::uint32_t segment) { if (segment < dropped_elements_.size()) dropped_elements_[segment] = true; }
+  // The size before growing, or ~0u (and nothing changed) past the table's maximum.
+  std::uint32_t GrowTable(std::uint32_t table, std::uint32_t reference, std::uint32_t delta);
   // False if the range is not inside the segment or the table.
   bool CopyElements(std::uint32_t segment, std::uint32_t table, std::uint32_t to, std::uint32_t from, std::uint32_t count);
 
@@ -125,13 +131,26 @@ class GuestInstance final : public Instance {
     void operator()(void* memory) const { std::free(memory); }
   };
 
+  friend class GuestStore;
+
   GuestInstance() = default;
-  std::uint8_t* global(std::uint32_t index) const {
+  // Where a global of the module's index space has its place, and where it has its value.
+  std::uint8_t* global_place(std::uint32_t index) const {
     return reinterpret_cast<std::uint8_t*>(context_) + abi::kGlobalsOffset + std::uint64_t{index} * abi::kGlobalBytes;
   }
+  std::uint8_t* global(std::uint32_t index) const;
   std::uint32_t global_count() const;
+  // The task whose fiber runs, in this instance or in one linked with it.
+  Task* current() const;
+  void SetCurrent(Task* task);
+  // References are below this.
+  std::uint32_t reference_limit() const;
   Cell Evaluate(const fbs::Init& init) const;
   Status LinkImports(const std::vector<std::shared_ptr<HostModule>>& hosts);
+  Status LinkHostFunction(const fbs::Import& import, const std::vector<std::shared_ptr<HostModule>>& hosts);
+  const fbs::Export* FindExport(std::string_view name) const;
+  void SetInAll(std::uint32_t bits);
+  void ClearInAll(std::uint32_t bits);
   Status CreateMemory(std::uint64_t pages);
   Status CreateTables();
   void FindShadowStack();
@@ -146,7 +165,7 @@ class GuestInstance final : public Instance {
   void ClearState(std::uint32_t bits) { context_->state.fetch_and(~bits); }
   // Code without safepoints (built to measure) cannot stop: interrupting its host calls would lead nowhere.
   bool StopWanted() const {
-    return (stop_requested_.load() || capturing_) && module_->module().safepoints_enabled();
+    return store_ == nullptr && (stop_requested_.load() || capturing_) && module_->module().safepoints_enabled();
   }
   std::uintptr_t GuestProgramCounter(const void* from) const;
   Result<std::uint32_t> ClaimSlot(Task& task);
@@ -162,18 +181,26 @@ class GuestInstance final : public Instance {
   std::shared_ptr<const Module> module_;
   std::vector<std::shared_ptr<HostModule>> hosts_;
   Limits limits_;
-  LinearMemory memory_;
+  GuestStore* store_ = nullptr;  // Outlives this instance.
+  LinearMemory own_memory_;
+  LinearMemory* memory_ = &own_memory_;  // Another instance's if it is imported.
+  std::optional<std::uint64_t> memory_declared_max_;
   std::unique_ptr<void, FreeContext> context_storage_;
   abi::Context* context_ = nullptr;
-  std::vector<abi::Code> imports_;
-  std::vector<abi::FunctionEntry> functions_;
-  std::vector<abi::Table> tables_;
-  std::vector<TableElements> table_elements_;
+  std::vector<abi::FunctionEntry> imports_;
+  std::vector<const fbs::Import*> imported_globals_;
+  std::uint32_t globals_linked_ = 0;  // So many imported ones have their place filled.
+  std::vector<abi::FunctionEntry> functions_;  // Empty in a store, which has one table for all.
+  GuestPart part_{};                           // Of an instance on its own.
+  std::vector<abi::Table> tables_;             // Imported ones first.
+  std::vector<std::optional<std::uint64_t>> tables_declared_max_;
+  std::vector<fbs::ValueType> table_types_;
+  std::vector<TableElements> table_elements_;  // Of its own tables.
   std::vector<bool> dropped_data_, dropped_elements_;
 
   std::map<TaskId, std::unique_ptr<Task>> tasks_;
   TaskId next_task_ = 1;
-  Task* current_ = nullptr;  // The task whose fiber runs.
+  Task* own_current_ = nullptr;
   bool start_ran_ = false;
   int wake_fd_ = -1;
 

@@ -3,18 +3,20 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include <fmt/format.h>
 
 #include "runtime/guest_instance.h"
+#include "runtime/store.h"
 
 namespace godwit::runtime {
 
 Result<std::unique_ptr<Instance>> Instance::Create(std::shared_ptr<const LoadedModule> module,
                                                    std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) {
   GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
-                                                   std::move(hosts), limits));
+                                                   std::move(hosts), limits, nullptr));
   GODWIT_TRY(instance->Instantiate());
   return std::unique_ptr<Instance>(std::move(instance));
 }
@@ -29,7 +31,7 @@ Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const Loaded
                                                     std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
                                                     const snapshot::Snapshot& snapshot) {
   GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
-                                                   std::move(hosts), limits));
+                                                   std::move(hosts), limits, nullptr));
   GODWIT_TRY(instance->Load(snapshot));
   return std::unique_ptr<Instance>(std::move(instance));
 }
@@ -37,7 +39,7 @@ Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const Loaded
 Instance& Instance::Of(abi::Context* context) { return GuestInstance::From(context); }
 
 GuestInstance::~GuestInstance() {
-  GODWIT_CHECK(current_ == nullptr, "an instance was destroyed while its guest runs");
+  GODWIT_CHECK(own_current_ == nullptr, "an instance was destroyed while its guest runs");
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
@@ -46,16 +48,27 @@ std::optional<std::uint32_t> GuestInstance::start_function() const {
   return module_->module().start();
 }
 
-Result<std::uint32_t> GuestInstance::FindFunction(std::string_view export_name) const {
-  const auto* exports = module_->module().exports();
-  for (std::uint32_t i = 0; exports != nullptr && i < exports->size(); ++i) {
-    const fbs::Export& exported = *exports->Get(i);
-    if (exported.kind() == fbs::ExternKind::function && exported.name() != nullptr &&
-        exported.name()->string_view() == export_name) {
-      return exported.index();
-    }
+const fbs::Export* GuestInstance::FindExport(std::string_view name) const {
+  for (const fbs::Export* exported : *module_->module().exports()) {
+    if (exported->name()->string_view() == name) return exported;
   }
+  return nullptr;
+}
+
+Result<std::uint32_t> GuestInstance::FindFunction(std::string_view export_name) const {
+  const fbs::Export* found = FindExport(export_name);
+  if (found != nullptr && found->kind() == fbs::ExternKind::function) return found->index();
   return NotFound(fmt::format("the module exports no function '{}'", export_name));
+}
+
+Result<Cell> GuestInstance::GetGlobal(std::string_view export_name) const {
+  const fbs::Export* found = FindExport(export_name);
+  if (found == nullptr || found->kind() != fbs::ExternKind::global) {
+    return NotFound(fmt::format("the module exports no global '{}'", export_name));
+  }
+  Cell cell;
+  std::memcpy(cell.data(), global(found->index()), cell.size());
+  return cell;
 }
 
 HostModule* GuestInstance::host(std::string_view name) {
@@ -63,6 +76,26 @@ HostModule* GuestInstance::host(std::string_view name) {
     if (host->name() == name) return host.get();
   }
   return nullptr;
+}
+
+// --- What linked instances have together ---
+
+Task* GuestInstance::current() const { return store_ != nullptr ? store_->current() : own_current_; }
+
+void GuestInstance::SetCurrent(Task* task) { (store_ != nullptr ? store_->current() : own_current_) = task; }
+
+std::uint32_t GuestInstance::reference_limit() const {
+  return store_ != nullptr ? store_->reference_limit() : static_cast<std::uint32_t>(functions_.size());
+}
+
+void GuestInstance::SetInAll(std::uint32_t bits) {
+  if (store_ != nullptr) return store_->SetInAll(bits);
+  context_->state.fetch_or(bits);
+}
+
+void GuestInstance::ClearInAll(std::uint32_t bits) {
+  if (store_ != nullptr) return store_->ClearInAll(bits);
+  ClearState(bits);
 }
 
 // --- Tasks ---
@@ -81,7 +114,7 @@ Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell
   for (std::size_t i = 0; i < parameters; ++i) {
     std::uint32_t reference;
     std::memcpy(&reference, arguments[i].data(), sizeof reference);
-    if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= functions_.size()) {
+    if (static_cast<fbs::ValueType>(type.params()->Get(i)) == fbs::ValueType::funcref && reference >= reference_limit()) {
       return InvalidArgument(fmt::format("argument {} is no reference to a function of this module", i));
     }
   }
@@ -95,7 +128,7 @@ Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell
   auto task = std::make_unique<Task>();
   GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
   GODWIT_ASSIGN(task->slot, ClaimSlot(*task));
-  if (tasks_.empty()) ClearState(abi::kCancel);  // Meant for a call that has ended since.
+  if (tasks_.empty()) ClearInAll(abi::kCancel);  // Meant for a call that has ended since.
   task->id = next_task_++;
   task->function = function;
   task->cells.assign(arguments.begin(), arguments.end());
@@ -142,7 +175,7 @@ Task* GuestInstance::Find(TaskId id) {
 void GuestInstance::Abandon(TaskId id) {
   Task* task = Find(id);
   if (task == nullptr) return;
-  GODWIT_CHECK(task != current_, "a running task cannot be abandoned");
+  GODWIT_CHECK(task != current(), "a running task cannot be abandoned");
   tasks_.erase(id);
 }
 
@@ -151,7 +184,7 @@ void GuestInstance::SwitchTo(Task& task) {
   context_->capture_top = task.capture.base();
   context_->resume_top = task.capture.base() + task.frame_bytes;
   if (shadow_global_) std::memcpy(global(*shadow_global_), &task.shadow_stack_pointer, sizeof task.shadow_stack_pointer);
-  current_ = &task;
+  SetCurrent(&task);
 }
 
 void GuestInstance::SwitchFrom(Task& task) {
@@ -159,12 +192,12 @@ void GuestInstance::SwitchFrom(Task& task) {
     std::memcpy(&task.shadow_stack_pointer, global(*shadow_global_), sizeof task.shadow_stack_pointer);
     std::memcpy(global(*shadow_global_), &shadow_resting_, sizeof shadow_resting_);
   }
-  current_ = nullptr;
+  SetCurrent(nullptr);
 }
 
 void GuestInstance::TaskMain(void* argument) {
   GuestInstance& instance = *static_cast<GuestInstance*>(argument);
-  Task& task = *instance.current_;
+  Task& task = *instance.current();
   instance.CallGuest(task);
   task.fiber->Leave();
 }
@@ -189,7 +222,7 @@ void GuestInstance::CallGuest(Task& task) {
 }
 
 Outcome GuestInstance::Run(TaskId id) {
-  GODWIT_CHECK(current_ == nullptr, "Run was called from inside the guest");
+  GODWIT_CHECK(current() == nullptr, "Run was called from inside the guest");
   Task* found = Find(id);
   GODWIT_CHECK(found != nullptr, "Run of a task that does not exist");
   Task& task = *found;
@@ -211,12 +244,11 @@ Outcome GuestInstance::Run(TaskId id) {
     }
     task.fiber = std::make_unique<Fiber>(std::move(stack).value(), &GuestInstance::TaskMain, this);
     task.guest = RunningGuest{.fiber = task.fiber.get(),
-                              .image = &module_->image(),
-                              .memory = &memory_,
+                              .parts = {},
                               .capture_guard = task.capture.guard(),
-                              .capture_guard_end = task.capture.guard_end(),
-                              .state = &context_->state};
+                              .capture_guard_end = task.capture.guard_end()};
   }
+  task.guest.parts = store_ != nullptr ? store_->parts() : std::span(&part_, 1);
   SwitchTo(task);
   task.left = Task::Left::kNone;
   {
@@ -239,14 +271,14 @@ Outcome GuestInstance::Finish(Task& task) {
     task.phase = Task::Phase::kBlocked;
     return std::move(task.blocked);
   }
-  if (task.guest.overflowed && stop_every_ == 0) ClearState(abi::kSlow);
+  if (task.guest.overflowed && stop_every_ == 0) ClearInAll(abi::kSlow);
   ClearState(abi::kRestart | abi::kUnwinding);
   task.fiber.reset();
   if (task.left == Task::Left::kCaptured) {
     task.phase = Task::Phase::kCaptured;
     return Captured{};
   }
-  ClearState(abi::kCancel);
+  ClearInAll(abi::kCancel);
   Outcome outcome;
   switch (task.left) {
     case Task::Left::kReturned: {
@@ -283,6 +315,7 @@ std::string GuestInstance::TrapMessage(const Task& task, std::string* function) 
 // --- What others ask for ---
 
 void GuestInstance::RequestStop() {
+  if (store_ != nullptr) return;
   stop_requested_.store(true);
   context_->state.fetch_or(abi::kStop);
   Wake();
@@ -292,7 +325,7 @@ void GuestInstance::RequestStop() {
 void GuestInstance::WithdrawStop() { stop_requested_.store(false); }
 
 void GuestInstance::Cancel() {
-  context_->state.fetch_or(abi::kCancel);
+  SetInAll(abi::kCancel);
   Wake();
 }
 
@@ -303,6 +336,7 @@ void GuestInstance::Wake() {
 }
 
 void GuestInstance::StopEvery(std::uint64_t every) {
+  if (store_ != nullptr) return;
   stop_every_ = every;
   since_stop_ = 0;
   if (every != 0) {
@@ -317,7 +351,7 @@ void GuestInstance::StopEvery(std::uint64_t every) {
 void GuestInstance::Poll(std::uintptr_t pc) {
   const std::uint32_t state = context_->state.load();
   if (state & abi::kUnwinding) return;
-  if (current_->guest.overflowed) TrapAt(abi::TrapCode::kStackOverflow, pc);
+  if (current()->guest.overflowed) TrapAt(abi::TrapCode::kStackOverflow, pc);
   if (state & abi::kCancel) TrapAt(abi::TrapCode::kCancelled, pc);
   bool due = (state & abi::kRestart) != 0;
   if ((state & abi::kSlow) && stop_every_ != 0) {
@@ -350,13 +384,24 @@ abi::Code GuestInstance::NextResume() {
 
 std::uint32_t GuestInstance::GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages) {
   if (memory_index != 0) return ~0u;
-  const std::uint32_t old_pages = memory_.Grow(delta_pages);
-  context_->memory_bytes = memory_.bytes();
+  const std::uint32_t old_pages = memory_->Grow(delta_pages);
+  context_->memory_bytes = memory_->bytes();
+  if (store_ != nullptr) store_->MemoryGrew(*memory_);
   return old_pages;
 }
 
+std::uint32_t GuestInstance::GrowTable(std::uint32_t index, std::uint32_t reference, std::uint32_t delta) {
+  abi::Table* grown = table(index);
+  if (grown == nullptr || delta > grown->maximum - grown->size) return ~0u;
+  const std::uint32_t old_size = grown->size;
+  std::fill_n(grown->elements + old_size, delta, reference);
+  grown->size += delta;
+  if (store_ != nullptr) store_->TableGrew(*grown);
+  return old_size;
+}
+
 void GuestInstance::TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message) {
-  Task& task = *current_;
+  Task& task = *current();
   // Code that the compiler shares between functions has no name: its caller does.
   if (!module_->image().FunctionAt(pc)) pc = GuestProgramCounter(__builtin_frame_address(0));
   task.left = Task::Left::kTrapped;
@@ -371,7 +416,7 @@ void GuestInstance::TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string me
 __attribute__((no_sanitize("address"))) std::uintptr_t GuestInstance::GuestProgramCounter(const void* from) const {
   const Image& image = module_->image();
   const auto* word = reinterpret_cast<const std::uintptr_t*>(reinterpret_cast<std::uintptr_t>(from) & ~std::uintptr_t{7});
-  const auto* top = reinterpret_cast<const std::uintptr_t*>(current_->fiber->stack().top());
+  const auto* top = reinterpret_cast<const std::uintptr_t*>(current()->fiber->stack().top());
   for (; word < top; ++word) {
     if (!image.InText(*word)) continue;
     const std::optional<std::uint32_t> function = image.FunctionAt(*word);
@@ -380,10 +425,13 @@ __attribute__((no_sanitize("address"))) std::uintptr_t GuestInstance::GuestProgr
   return 0;
 }
 
-TaskId GuestInstance::current_task() const { return current_ != nullptr ? current_->id : 0; }
+TaskId GuestInstance::current_task() const {
+  const Task* task = current();
+  return task != nullptr ? task->id : 0;
+}
 
 Instance::Wait GuestInstance::Block(Blocked what) {
-  Task& task = *current_;
+  Task& task = *current();
   if (!(context_->state.load() & abi::kCancel) && !StopWanted()) {
     task.blocked = std::move(what);
     task.left = Task::Left::kBlocked;
@@ -399,9 +447,9 @@ Instance::Wait GuestInstance::Block(Blocked what) {
 void GuestInstance::Restart() { context_->state.fetch_or(abi::kRestart); }
 
 void GuestInstance::Exit(std::uint32_t code) {
-  current_->left = Task::Left::kExited;
-  current_->exit_code = code;
-  current_->fiber->Leave();
+  current()->left = Task::Left::kExited;
+  current()->exit_code = code;
+  current()->fiber->Leave();
 }
 
 void GuestInstance::RaiseTrap(abi::TrapCode code, std::string message) {

@@ -83,6 +83,8 @@ class Instance {
   virtual std::optional<std::uint32_t> start_function() const = 0;
   // Module function index of an exported function.
   virtual Result<std::uint32_t> FindFunction(std::string_view export_name) const = 0;
+  // The present value of an exported global.
+  virtual Result<Cell> GetGlobal(std::string_view export_name) const = 0;
   // Begins a call; it runs in Run. kResourceExhausted past tasks_max; kInvalidArgument if arguments do not fit.
   virtual Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) = 0;
   virtual std::vector<TaskId> tasks() const = 0;
@@ -125,6 +127,25 @@ class Instance {
   virtual void Restart() = 0;
   [[noreturn]] virtual void Exit(std::uint32_t code) = 0;
   [[noreturn]] virtual void RaiseTrap(abi::TrapCode code, std::string message) = 0;
+};
+
+// Instances linked with each other, as the specification's store: what one exports another may import, and then both
+// have the same function, table, memory or mutable global. They live as long as the store, since a table may refer
+// to a function of any of them.
+//
+// Bound to one thread as Instance is; one call at a time runs in all of them. They cannot be stopped and have no
+// snapshot yet: RequestStop and StopEvery have no effect on them, and Capture is kUnsupported. Cancel works.
+class Store {
+ public:
+  static Result<std::unique_ptr<Store>> Create();
+  virtual ~Store() = default;
+  // As Instance::Create; what no host module offers is looked for in the instances registered under the import's
+  // module name. Where an active segment does not fit (the message begins with "out of bounds"), what was written
+  // before it remains, as the specification wants.
+  virtual Result<Instance*> Instantiate(std::shared_ptr<const LoadedModule> module,
+                                        std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) = 0;
+  // Makes what `instance`, of this store, exports importable under `name`, in place of any earlier one.
+  virtual void Register(std::string name, const Instance& instance) = 0;
 };
 
 }  // namespace godwit::runtime

@@ -11,6 +11,7 @@
 
 #include "runtime/builtins.h"
 #include "runtime/guest_instance.h"
+#include "runtime/store.h"
 
 namespace godwit::runtime {
 namespace {
@@ -42,6 +43,14 @@ bool Inside(std::uint64_t offset, std::uint64_t count, std::uint64_t whole) {
   return offset <= whole && count <= whole - offset;
 }
 
+std::optional<HostFunction> OfferedBy(const std::vector<std::shared_ptr<HostModule>>& hosts, const fbs::Import& import) {
+  for (const auto& host : hosts) {
+    if (host->name() != import.module_()->string_view()) continue;
+    if (auto found = host->Find(import.name()->string_view())) return found;
+  }
+  return std::nullopt;
+}
+
 std::uint32_t Low32(const Cell& cell) {
   std::uint32_t value;
   std::memcpy(&value, cell.data(), sizeof value);
@@ -65,13 +74,17 @@ TableElements::~TableElements() {
 
 Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const Module> module,
                                                            std::vector<std::shared_ptr<HostModule>> hosts,
-                                                           const Limits& limits) {
+                                                           const Limits& limits, GuestStore* store) {
   std::unique_ptr<GuestInstance> instance(new GuestInstance);
+  instance->store_ = store;
   instance->module_ = std::move(module);
   instance->limits_ = limits;
   instance->wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (instance->wake_fd_ < 0) return ErrnoError("eventfd");
   const fbs::Module& description = instance->module_->module();
+  for (const fbs::Import* import : *description.imports()) {
+    if (import->kind() == fbs::ExternKind::global) instance->imported_globals_.push_back(import);
+  }
 
   constexpr std::size_t kAlignment = 64;
   const std::size_t bytes = sizeof(abi::Context) + std::size_t{instance->global_count()} * abi::kGlobalBytes;
@@ -82,7 +95,7 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
   instance->context_ = context;
   context->owner = instance.get();
   context->builtins = &BuiltinTable();
-  context->function_base = 1;
+  context->function_base = store != nullptr ? store->reference_limit() : 1;
   context->signatures = instance->module_->signatures().data();
 
   GODWIT_TRY(instance->LinkImports(hosts));
@@ -95,32 +108,40 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
 }
 
 Status GuestInstance::LinkImports(const std::vector<std::shared_ptr<HostModule>>& hosts) {
-  const fbs::Module& description = module_->module();
-  for (std::uint32_t i = 0; description.imports() != nullptr && i < description.imports()->size(); ++i) {
-    const fbs::Import& import = *description.imports()->Get(i);
-    const std::string module_name = import.module_() != nullptr ? import.module_()->str() : "";
-    const std::string name = import.name() != nullptr ? import.name()->str() : "";
-    if (import.kind() != fbs::ExternKind::function) {
-      return InvalidArgument(fmt::format("unknown import {}.{}: hosts offer functions only, no {}", module_name, name,
-                                         fbs::EnumNameExternKind(import.kind())));
+  for (const fbs::Import* import : *module_->module().imports()) {
+    if (import->kind() == fbs::ExternKind::function) {
+      const Status linked = LinkHostFunction(*import, hosts);
+      if (linked.ok()) continue;
+      if (store_ == nullptr || linked.error().code != ErrorCode::kNotFound) {
+        return InvalidArgument(linked.error().message);
+      }
+    } else if (OfferedBy(hosts, *import)) {
+      return InvalidArgument(fmt::format("incompatible import type: {}.{} is wanted as a {}, the host has a function",
+                                         import->module_()->string_view(), import->name()->string_view(),
+                                         fbs::EnumNameExternKind(import->kind())));
+    } else if (store_ == nullptr) {
+      return InvalidArgument(fmt::format("unknown import {}.{}: hosts offer functions only, no {}",
+                                         import->module_()->string_view(), import->name()->string_view(),
+                                         fbs::EnumNameExternKind(import->kind())));
     }
-    std::optional<HostFunction> found;
-    for (const auto& host : hosts) {
-      if (host->name() == module_name) found = host->Find(name);
-      if (found) break;
-    }
-    const std::string wanted = SignatureText(*description.types()->Get(import.type()));
-    if (!found) return InvalidArgument(fmt::format("unknown import {}.{} of type {}", module_name, name, wanted));
-    if (found->signature != wanted) {
-      return InvalidArgument(fmt::format("incompatible import type: {}.{} is wanted as {}, the host has {}", module_name,
-                                         name, wanted, found->signature));
-    }
-    imports_.push_back(found->code);
-  }
-  if (imports_.size() != description.imported_functions()) {
-    return Corrupt("the module description counts its imported functions wrongly; build the package again");
+    GODWIT_TRY(store_->LinkImport(*import, *this));
   }
   context_->imports = imports_.data();
+  return {};
+}
+
+// kNotFound if no host module offers it.
+Status GuestInstance::LinkHostFunction(const fbs::Import& import, const std::vector<std::shared_ptr<HostModule>>& hosts) {
+  const std::string_view module_name = import.module_()->string_view(), name = import.name()->string_view();
+  const std::optional<HostFunction> found = OfferedBy(hosts, import);
+  const std::string wanted = SignatureText(*module_->module().types()->Get(import.type()));
+  if (!found) return NotFound(fmt::format("unknown import {}.{} of type {}", module_name, name, wanted));
+  if (found->signature != wanted) {
+    return InvalidArgument(fmt::format("incompatible import type: {}.{} is wanted as {}, the host has {}", module_name,
+                                       name, wanted, found->signature));
+  }
+  // CreateMemory fills in the memory.
+  imports_.push_back({found->code, context_, nullptr, module_->signatures()[import.type()], 0});
   return {};
 }
 
@@ -136,14 +157,22 @@ Status GuestInstance::CreateTables() {
     }
     GODWIT_ASSIGN(TableElements elements, TableElements::Create(maximum));
     tables_.push_back({elements.data(), static_cast<std::uint32_t>(table.minimum()), static_cast<std::uint32_t>(maximum)});
+    table_types_.push_back(table.element());
+    tables_declared_max_.push_back(table.has_maximum() ? std::optional(table.maximum()) : std::nullopt);
     table_elements_.push_back(std::move(elements));
   }
   return {};
 }
 
 std::uint32_t GuestInstance::global_count() const {
-  const auto* globals = module_->module().globals();
-  return globals != nullptr ? globals->size() : 0;
+  return static_cast<std::uint32_t>(imported_globals_.size()) + module_->module().globals()->size();
+}
+
+std::uint8_t* GuestInstance::global(std::uint32_t index) const {
+  std::uint8_t* place = global_place(index);
+  if (index >= imported_globals_.size() || !imported_globals_[index]->mutable_()) return place;
+  std::memcpy(&place, place, sizeof place);
+  return place;
 }
 
 Cell GuestInstance::Evaluate(const fbs::Init& init) const {
@@ -174,23 +203,42 @@ Status GuestInstance::CreateMemory(std::uint64_t pages) {
     const fbs::Memory& declared = *memories->Get(0);
     constexpr std::uint64_t kPagesMax = (4ull << 30) / abi::kWasmPageBytes;
     std::uint64_t pages_max = std::min(kPagesMax, limits_.memory_max.value / abi::kWasmPageBytes);
-    if (declared.has_maximum()) pages_max = std::min(pages_max, declared.maximum());
-    GODWIT_ASSIGN(memory_, LinearMemory::Create(pages, pages_max));
+    if (declared.has_maximum()) {
+      pages_max = std::min(pages_max, declared.maximum());
+      memory_declared_max_ = declared.maximum();
+    }
+    GODWIT_ASSIGN(own_memory_, LinearMemory::Create(pages, pages_max));
   }
-  context_->memory = memory_.base();
-  context_->memory_bytes = memory_.bytes();
+  context_->memory = memory_->base();
+  context_->memory_bytes = memory_->bytes();
+  for (abi::FunctionEntry& import : imports_) {
+    if (import.context == context_) import.memory = memory_->base();
+  }
   // Functions know the memory they belong to, so they come after it.
-  functions_.assign(std::size_t{1} + module_->function_count(), abi::FunctionEntry{});
+  abi::FunctionEntry* functions;
+  if (store_ != nullptr) {
+    GODWIT_ASSIGN(functions, store_->AddFunctions(module_->function_count()));
+    context_->functions = store_->functions();
+  } else {
+    functions_.assign(std::size_t{1} + module_->function_count(), abi::FunctionEntry{});
+    functions = functions_.data() + 1;
+    context_->functions = functions_.data();
+  }
   for (std::uint32_t i = 0; i < module_->function_count(); ++i) {
-    functions_[context_->function_base + i] = {
+    if (i < imports_.size() && imports_[i].context != context_) {
+      functions[i] = imports_[i];
+      continue;
+    }
+    functions[i] = {
         .code = module_->image().function(i),
         .context = context_,
-        .memory = memory_.base(),
+        .memory = memory_->base(),
         .signature = module_->signatures()[module_->module().functions()->Get(i)->type()],
         .reserved = 0,
     };
   }
-  context_->functions = functions_.data();
+  part_ = {&module_->image(), memory_, &context_->state};
+  if (store_ != nullptr) store_->AddPart(part_);
   return {};
 }
 
@@ -198,11 +246,10 @@ Status GuestInstance::Instantiate() {
   const fbs::Module& description = module_->module();
   const auto* memories = description.memories();
   GODWIT_TRY(CreateMemory(memories != nullptr && memories->size() != 0 ? memories->Get(0)->minimum() : 0));
-  for (std::uint32_t i = 0; i < global_count(); ++i) {
-    const fbs::Init* init = description.globals()->Get(i)->init();
-    if (init == nullptr) continue;
-    const Cell value = Evaluate(*init);
-    std::memcpy(global(i), value.data(), value.size());
+  auto index = static_cast<std::uint32_t>(imported_globals_.size());
+  for (const fbs::Global* own : *description.globals()) {
+    const Cell value = Evaluate(*own->init());
+    std::memcpy(global(index++), value.data(), value.size());
   }
   for (std::uint32_t i = 0; i < dropped_elements_.size(); ++i) {
     const fbs::ElementSegment& segment = *description.elements()->Get(i);
@@ -221,11 +268,11 @@ Status GuestInstance::Instantiate() {
     if (segment.mode() != fbs::SegmentMode::active) continue;
     const std::uint32_t to = segment.offset() != nullptr ? Low32(Evaluate(*segment.offset())) : 0;
     const ByteView bytes = DataSegment(i);
-    if (segment.memory() != 0 || !Inside(to, bytes.size(), memory_.bytes())) {
+    if (segment.memory() != 0 || !Inside(to, bytes.size(), memory_->bytes())) {
       return InvalidArgument(fmt::format("out of bounds memory access: data segment {} does not fit its memory", i));
     }
     if (!bytes.empty()) {
-      std::memcpy(memory_.base() + to, bytes.data(), bytes.size());
+      std::memcpy(memory_->base() + to, bytes.data(), bytes.size());
     }
     DropData(i);
   }
@@ -235,11 +282,12 @@ Status GuestInstance::Instantiate() {
 
 // Named "__stack_pointer" if the module exports it; else the first mutable i32 global, where clang puts it.
 void GuestInstance::FindShadowStack() {
-  if (limits_.tasks_max <= 1 || memory_.base() == nullptr) return;
+  if (limits_.tasks_max <= 1 || memory_->base() == nullptr) return;
   const fbs::Module& description = module_->module();
+  const auto imported = static_cast<std::uint32_t>(imported_globals_.size());
   const auto is_mutable_i32 = [&](std::uint32_t index) {
-    return index < global_count() && description.globals()->Get(index)->mutable_() &&
-           description.globals()->Get(index)->type() == fbs::ValueType::i32;
+    return index >= imported && index < global_count() && description.globals()->Get(index - imported)->mutable_() &&
+           description.globals()->Get(index - imported)->type() == fbs::ValueType::i32;
   };
   for (std::uint32_t i = 0; description.exports() != nullptr && i < description.exports()->size(); ++i) {
     const fbs::Export& exported = *description.exports()->Get(i);

@@ -77,16 +77,20 @@ bool HandleGuestFault(int signal, const siginfo_t* info, ucontext_t* context) {
   if (guest == nullptr) return false;
   const std::uintptr_t pc = ProgramCounter(context);
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
-  const bool in_guest_code = guest->image->InText(pc);
+  bool in_guest_code = false, in_memory = false;
+  for (const GuestPart& part : guest->parts) {
+    in_guest_code |= part.image->InText(pc);
+    in_memory |= part.memory->InReservation(address);
+  }
   const bool memory_fault = signal == SIGSEGV || signal == SIGBUS;
   if (!in_guest_code) {
     if (!memory_fault || !guest->fiber->stack().OpenReserve(address)) return false;
     guest->overflowed = true;
-    guest->state->fetch_or(abi::kSlow);
+    for (const GuestPart& part : guest->parts) part.state->fetch_or(abi::kSlow);
     return true;
   }
   if (memory_fault) {
-    if (guest->memory->InReservation(address)) {
+    if (in_memory) {
       guest->code = abi::TrapCode::kMemoryOutOfBounds;
     } else if (guest->fiber->stack().InGuard(address) ||
                (address >= guest->capture_guard && address < guest->capture_guard_end)) {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -15,13 +16,18 @@ class Fiber;
 class Image;
 class LinearMemory;
 
+// An instance whose code a guest call may run.
+struct GuestPart {
+  const Image* image;
+  const LinearMemory* memory;
+  std::atomic<std::uint32_t>* state;  // Context::state.
+};
+
 // The guest call that runs on this thread: what the handler compares a fault with, and where it reports.
 struct RunningGuest {
   Fiber* fiber;
-  const Image* image;
-  const LinearMemory* memory;
+  std::span<const GuestPart> parts;                 // All that are linked with the instance that was called.
   std::uintptr_t capture_guard, capture_guard_end;  // Behind the capture buffer.
-  std::atomic<std::uint32_t>* state;                // Context::state.
 
   // Set by the handler. With `code` set the fiber has left; with `overflowed` a host function ran out of
   // stack: it goes on, and the next poll must trap (kSlow is set so that it comes there).

@@ -68,9 +68,9 @@ struct FillFrame { i64 pointer; u32 left, value; };
 extern "C" {
 
 // --- 0..4: wrappers of imports ---
-i32 f0(Context* c, u8* m, i32 x) { return reinterpret_cast<i32 (*)(Context*, u8*, i32)>(c->imports[0])(c, m, x); }
+i32 f0(Context* c, u8* m, i32 x) { return reinterpret_cast<i32 (*)(Context*, u8*, i32)>(c->imports[0].code)(c, m, x); }
 i32 f1(Context* c, u8* m, i32 x) {
-  const i32 result = reinterpret_cast<i32 (*)(Context*, u8*, i32)>(c->imports[1])(c, m, x);
+  const i32 result = reinterpret_cast<i32 (*)(Context*, u8*, i32)>(c->imports[1].code)(c, m, x);
   if (Stopping(c)) {
     const bool again = (c->state.load() & godwit::abi::kRestart) != 0;
     Push(c, again ? x : result, 1, again ? 0 : 1);
@@ -83,10 +83,10 @@ i32 r1(Context* c, u8* m) {
   const i32 value = Pop<i32>(c);
   return again ? f1(c, m, value) : value;
 }
-void f2(Context* c, u8* m) { reinterpret_cast<void (*)(Context*, u8*)>(c->imports[2])(c, m); }
-void f3(Context* c, u8* m, i32 x) { reinterpret_cast<void (*)(Context*, u8*, i32)>(c->imports[3])(c, m, x); }
+void f2(Context* c, u8* m) { reinterpret_cast<void (*)(Context*, u8*)>(c->imports[2].code)(c, m); }
+void f3(Context* c, u8* m, i32 x) { reinterpret_cast<void (*)(Context*, u8*, i32)>(c->imports[3].code)(c, m, x); }
 void f4(Context* c, u8* m, i32 x) {
-  reinterpret_cast<void (*)(Context*, u8*, i32)>(c->imports[4])(c, m, x);
+  reinterpret_cast<void (*)(Context*, u8*, i32)>(c->imports[4].code)(c, m, x);
   Stopping(c);
 }
 
@@ -331,7 +331,7 @@ asm(R"(
         .globl godwit_image
         .hidden godwit_image
 godwit_image:
-        .long 0x49575747, 1
+        .long 0x49575747, 2
         .fill 32, 1, 0xab
         .long 24, 6
         .long functions - godwit_image, resumes - godwit_image, entries - godwit_image, reentries - godwit_image

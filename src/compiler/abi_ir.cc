@@ -14,6 +14,7 @@ AbiIr::AbiIr(llvm::Module& m)
       f32(llvm::Type::getFloatTy(llvm)),
       f64(llvm::Type::getDoubleTy(llvm)),
       void_(llvm::Type::getVoidTy(llvm)),
+      v128(llvm::FixedVectorType::get(i64, 2)),
       context_ptr(llvm::PointerType::get(llvm, kContextSpace)),
       memory_ptr(llvm::PointerType::get(llvm, kMemorySpace)),
       ptr(llvm::PointerType::get(llvm, 0)) {}
@@ -24,6 +25,7 @@ llvm::Type* AbiIr::ValueType(wabt::Type type) const {
     case wabt::Type::I64: return i64;
     case wabt::Type::F32: return f32;
     case wabt::Type::F64: return f64;
+    case wabt::Type::V128: return v128;
     default: return nullptr;
   }
 }

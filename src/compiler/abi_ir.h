@@ -2,7 +2,7 @@
 // functions that stand for the runtime until they are lowered (compiler/lower.h).
 //
 // Opaque functions keep code addresses out of the middle end: "gw.trap", "gw.host.N", "gw.icall.TABLE.TYPE",
-// "gw.<builtin>". Guest functions are "wasm.N" by module function index.
+// "gw.<builtin>". "isa.swizzle" stands for what each ISA does in its own instructions. Guest functions are "wasm.N" by module function index.
 #pragma once
 
 #include <llvm/IR/IRBuilder.h>
@@ -54,6 +54,7 @@ class AbiIr {
   llvm::Module& module;
   llvm::LLVMContext& llvm;
   llvm::Type *i1, *i8, *i32, *i64, *f32, *f64, *void_;
+  llvm::Type* v128;  // <2 x i64>, whatever the lanes mean.
   llvm::PointerType *context_ptr, *memory_ptr, *ptr;
 };
 

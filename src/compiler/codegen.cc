@@ -3,6 +3,9 @@
 #include <lld/Common/Driver.h>
 #include <llvm/Bitcode/BitcodeReader.h>
 #include <llvm/Bitcode/BitcodeWriter.h>
+#include <llvm/IR/IRBuilder.h>
+#include <llvm/IR/IntrinsicsAArch64.h>
+#include <llvm/IR/IntrinsicsX86.h>
 #include <llvm/IR/LegacyPassManager.h>
 #include <llvm/IR/Verifier.h>
 #include <llvm/MC/TargetRegistry.h>
@@ -63,6 +66,40 @@ std::unique_ptr<llvm::TargetMachine> MakeTargetMachine(package::Isa isa, int lev
 
 std::string MiddleEndLayout() {
   return MakeTargetMachine(package::Isa::kX86_64, 3)->createDataLayout().getStringRepresentation() + "-ni:2";
+}
+
+// i8x16.swizzle in the ISA's own instruction, or lane by lane.
+llvm::Value* Swizzle(llvm::IRBuilder<>& b, llvm::Value* lanes, llvm::Value* numbers, package::Isa isa) {
+  switch (isa) {
+    case package::Isa::kX86_64: {
+      // pshufb gives 0 where a number's highest bit is set: 16 and above are brought there.
+      llvm::Value* far = b.CreateBinaryIntrinsic(llvm::Intrinsic::uadd_sat, numbers, b.CreateVectorSplat(16, b.getInt8(0x70)));
+      return b.CreateIntrinsic(llvm::Intrinsic::x86_ssse3_pshuf_b_128, {}, {lanes, far});
+    }
+    case package::Isa::kAarch64:
+      return b.CreateIntrinsic(llvm::Intrinsic::aarch64_neon_tbl1, {lanes->getType()}, {lanes, numbers});
+    case package::Isa::kRiscv64: break;
+  }
+  llvm::Value* result = llvm::Constant::getNullValue(lanes->getType());
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    llvm::Value* number = b.CreateExtractElement(numbers, i);
+    llvm::Value* lane = b.CreateExtractElement(lanes, b.CreateAnd(number, 15));
+    llvm::Value* chosen = b.CreateSelect(b.CreateICmpULT(number, b.getInt8(16)), lane, b.getInt8(0));
+    result = b.CreateInsertElement(result, chosen, i);
+  }
+  return result;
+}
+
+void LowerIsaFunctions(llvm::Module& module, package::Isa isa) {
+  llvm::Function* swizzle = module.getFunction("isa.swizzle");
+  if (!swizzle) return;
+  for (llvm::User* user : llvm::make_early_inc_range(swizzle->users())) {
+    auto* call = llvm::cast<llvm::CallInst>(user);
+    llvm::IRBuilder<> b(call);
+    call->replaceAllUsesWith(Swizzle(b, call->getArgOperand(0), call->getArgOperand(1), isa));
+    call->eraseFromParent();
+  }
+  swizzle->eraseFromParent();
 }
 
 }  // namespace
@@ -145,6 +182,7 @@ Result<Bytes> GenerateObject(ByteView bitcode, package::Isa isa, int level) {
     // A frame larger than a page must not step over the stack's guard.
     function.addFnAttr("probe-stack", "inline-asm");
   }
+  LowerIsaFunctions(module, isa);
   llvm::SmallVector<char, 0> buffer;
   llvm::raw_svector_ostream stream(buffer);
   llvm::legacy::PassManager manager;

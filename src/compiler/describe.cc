@@ -44,6 +44,7 @@ fbs::Init ConvertInit(const wabt::ExprList& exprs) {
   switch (expr.type()) {
     case wabt::ExprType::Const: {
       const wabt::Const& c = wabt::cast<wabt::ConstExpr>(&expr)->const_;
+      if (c.type() == wabt::Type::V128) return fbs::Init(fbs::InitKind::constant, 0, c.vec128().u64(0), c.vec128().u64(1));
       const std::uint64_t lo = c.type() == wabt::Type::I64 || c.type() == wabt::Type::F64 ? c.u64() : c.u32();
       return fbs::Init(fbs::InitKind::constant, 0, lo, 0);
     }

@@ -41,5 +41,8 @@ class FunctionBuilder {
 // that is not one of the kind.
 llvm::Value* EmitUnary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x);  // Also tests and conversions.
 llvm::Value* EmitBinary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x, llvm::Value* y);  // Also comparisons.
+// Vector instructions, except those that access memory, constants and i8x16.shuffle. `lane` is the immediate of
+// extract_lane and replace_lane.
+llvm::Value* EmitSimd(FunctionBuilder& f, wabt::Opcode opcode, llvm::ArrayRef<llvm::Value*> operands, std::uint64_t lane = 0);
 
 }  // namespace godwit::compiler

@@ -402,7 +402,8 @@ void RestoreContextArguments(AbiIr& abi) {
     if (!function.getName().starts_with("wasm.")) continue;
     for (Instruction& instruction : llvm::instructions(function)) {
       auto* call = llvm::dyn_cast<CallInst>(&instruction);
-      if (!call || !call->getCalledFunction() || call->getCalledFunction()->isIntrinsic()) continue;
+      if (!call || !call->getCalledFunction() || call->getCalledFunction()->isIntrinsic() || !call->arg_size()) continue;
+      if (call->getArgOperand(0)->getType() != abi.context_ptr) continue;
       call->setArgOperand(0, function.getArg(0));
       if (call->arg_size() > 1 && call->getArgOperand(1)->getType() == abi.memory_ptr) {
         call->setArgOperand(1, function.getArg(1));

@@ -14,6 +14,8 @@ using llvm::PHINode;
 using llvm::Value;
 using wabt::Opcode;
 
+constexpr std::uint8_t kSimdPrefix = 0xfd;
+
 // A construct of structured control flow that a branch can name.
 struct Label {
   enum class Kind { kFunction, kBlock, kLoop, kIf } kind;
@@ -278,8 +280,16 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R OnDropExpr(wabt::DropExpr*) override {
     if (Dead()) return kOk;
     Value* value = Pop();
-    // Sign or zero extension may stand between the load and the drop.
-    if (auto* cast = llvm::dyn_cast<llvm::CastInst>(value)) value = cast->getOperand(0);
+    // What extends, spreads or inserts a loaded value may stand between the load and the drop.
+    while (auto* user = llvm::dyn_cast<llvm::Instruction>(value)) {
+      if (llvm::isa<llvm::CastInst>(user) || llvm::isa<llvm::ShuffleVectorInst>(user)) {
+        value = user->getOperand(0);
+      } else if (llvm::isa<llvm::InsertElementInst>(user)) {
+        value = user->getOperand(1);
+      } else {
+        break;
+      }
+    }
     if (auto* load = llvm::dyn_cast<llvm::LoadInst>(value); load && load->getPointerAddressSpace() == kMemorySpace) {
       load->setVolatile(true);
     }
@@ -327,6 +337,11 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
       Value* value = load(llvm::IntegerType::get(abi_.llvm, bits));
       return is_signed ? b_.CreateSExt(value, to) : b_.CreateZExt(value, to);
     };
+    auto widen = [&](unsigned bits, bool is_signed) {
+      Value* value = load(llvm::FixedVectorType::get(llvm::IntegerType::get(abi_.llvm, bits), 64 / bits));
+      llvm::Type* to = value->getType()->getWithNewBitWidth(bits * 2);
+      return b_.CreateBitCast(is_signed ? b_.CreateSExt(value, to) : b_.CreateZExt(value, to), abi_.v128);
+    };
     switch (e->opcode) {
       case Opcode::I32Load: Push(load(abi_.i32)); break;
       case Opcode::I64Load: Push(load(abi_.i64)); break;
@@ -342,6 +357,13 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
       case Opcode::I64Load16U: Push(narrow(16, abi_.i64, false)); break;
       case Opcode::I64Load32S: Push(narrow(32, abi_.i64, true)); break;
       case Opcode::I64Load32U: Push(narrow(32, abi_.i64, false)); break;
+      case Opcode::V128Load: Push(load(abi_.v128)); break;
+      case Opcode::V128Load8X8S: Push(widen(8, true)); break;
+      case Opcode::V128Load8X8U: Push(widen(8, false)); break;
+      case Opcode::V128Load16X4S: Push(widen(16, true)); break;
+      case Opcode::V128Load16X4U: Push(widen(16, false)); break;
+      case Opcode::V128Load32X2S: Push(widen(32, true)); break;
+      case Opcode::V128Load32X2U: Push(widen(32, false)); break;
       default: return NotSupported(e->opcode.GetName());
     }
     return kOk;
@@ -352,7 +374,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     Value* address = f_.Address(Pop(), e->offset);
     unsigned bits = 0;
     switch (e->opcode) {
-      case Opcode::I32Store: case Opcode::I64Store: case Opcode::F32Store: case Opcode::F64Store: break;
+      case Opcode::I32Store: case Opcode::I64Store: case Opcode::F32Store: case Opcode::F64Store: case Opcode::V128Store: break;
       case Opcode::I32Store8: case Opcode::I64Store8: bits = 8; break;
       case Opcode::I32Store16: case Opcode::I64Store16: bits = 16; break;
       case Opcode::I64Store32: bits = 32; break;
@@ -437,8 +459,56 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
       case wabt::Type::F64:
         Push(llvm::ConstantFP::get(abi_.llvm, llvm::APFloat(llvm::APFloat::IEEEdouble(), llvm::APInt(64, c.f64_bits()))));
         break;
-      default: return NotSupported("v128.const");
+      case wabt::Type::V128:
+        Push(llvm::ConstantDataVector::get(abi_.llvm, llvm::ArrayRef<std::uint64_t>{c.vec128().u64(0), c.vec128().u64(1)}));
+        break;
+      default: return NotSupported("a constant of an unknown type");
     }
+    return kOk;
+  }
+
+  // --- Vectors ---
+  R OnTernaryExpr(wabt::TernaryExpr* e) override { return Simd(e->opcode, 3); }
+  R OnSimdLaneOpExpr(wabt::SimdLaneOpExpr* e) override {
+    return Simd(e->opcode, e->opcode.GetParamType2() == wabt::Type::Void ? 1 : 2, e->val);
+  }
+  R OnSimdShuffleOpExpr(wabt::SimdShuffleOpExpr* e) override {
+    if (Dead()) return kOk;
+    auto* bytes = llvm::FixedVectorType::get(abi_.i8, 16);
+    Value* second = b_.CreateBitCast(Pop(), bytes);
+    Value* first = b_.CreateBitCast(Pop(), bytes);
+    int lanes[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = e->val.u8(i);
+    Push(b_.CreateBitCast(b_.CreateShuffleVector(first, second, lanes), abi_.v128));
+    return kOk;
+  }
+  R OnLoadSplatExpr(wabt::LoadSplatExpr* e) override {
+    if (Dead()) return kOk;
+    auto* type = LaneVector(e->opcode.GetMemorySize());
+    Value* lane = b_.CreateAlignedLoad(type->getElementType(), f_.Address(Pop(), e->offset), llvm::Align(1));
+    Push(b_.CreateBitCast(b_.CreateVectorSplat(type->getNumElements(), lane), abi_.v128));
+    return kOk;
+  }
+  R OnLoadZeroExpr(wabt::LoadZeroExpr* e) override {
+    if (Dead()) return kOk;
+    auto* type = LaneVector(e->opcode.GetMemorySize());
+    Value* lane = b_.CreateAlignedLoad(type->getElementType(), f_.Address(Pop(), e->offset), llvm::Align(1));
+    Push(b_.CreateBitCast(b_.CreateInsertElement(llvm::Constant::getNullValue(type), lane, std::uint64_t(0)), abi_.v128));
+    return kOk;
+  }
+  R OnSimdLoadLaneExpr(wabt::SimdLoadLaneExpr* e) override {
+    if (Dead()) return kOk;
+    auto* type = LaneVector(e->opcode.GetMemorySize());
+    Value* vector = b_.CreateBitCast(Pop(), type);
+    Value* lane = b_.CreateAlignedLoad(type->getElementType(), f_.Address(Pop(), e->offset), llvm::Align(1));
+    Push(b_.CreateBitCast(b_.CreateInsertElement(vector, lane, e->val), abi_.v128));
+    return kOk;
+  }
+  R OnSimdStoreLaneExpr(wabt::SimdStoreLaneExpr* e) override {
+    if (Dead()) return kOk;
+    Value* vector = b_.CreateBitCast(Pop(), LaneVector(e->opcode.GetMemorySize()));
+    Value* address = f_.Address(Pop(), e->offset);
+    b_.CreateAlignedStore(b_.CreateExtractElement(vector, e->val), address, llvm::Align(1));
     return kOk;
   }
   R OnUnaryExpr(wabt::UnaryExpr* e) override { return Unary(e->opcode); }
@@ -460,13 +530,6 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R OnAtomicStoreExpr(wabt::AtomicStoreExpr* e) override { return NotSupported(e->opcode.GetName()); }
   R OnAtomicRmwExpr(wabt::AtomicRmwExpr* e) override { return NotSupported(e->opcode.GetName()); }
   R OnAtomicRmwCmpxchgExpr(wabt::AtomicRmwCmpxchgExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnTernaryExpr(wabt::TernaryExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnSimdLaneOpExpr(wabt::SimdLaneOpExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnSimdLoadLaneExpr(wabt::SimdLoadLaneExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnSimdStoreLaneExpr(wabt::SimdStoreLaneExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnSimdShuffleOpExpr(wabt::SimdShuffleOpExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnLoadSplatExpr(wabt::LoadSplatExpr* e) override { return NotSupported(e->opcode.GetName()); }
-  R OnLoadZeroExpr(wabt::LoadZeroExpr* e) override { return NotSupported(e->opcode.GetName()); }
 
  private:
   Value* IsTrue(Value* value) { return b_.CreateICmpNE(value, f_.I32(0)); }
@@ -513,7 +576,19 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
 
+  // The vector of lanes of so many bytes.
+  llvm::FixedVectorType* LaneVector(unsigned bytes) {
+    return llvm::FixedVectorType::get(llvm::IntegerType::get(abi_.llvm, bytes * 8), 16 / bytes);
+  }
+  R Simd(Opcode opcode, std::size_t operands, std::uint64_t lane = 0) {
+    if (Dead()) return kOk;
+    Value* value = EmitSimd(f_, opcode, PopMany(operands), lane);
+    if (!value) return NotSupported(opcode.GetName());
+    Push(value);
+    return kOk;
+  }
   R Unary(Opcode opcode) {
+    if (opcode.HasPrefix() && opcode.GetPrefix() == kSimdPrefix) return Simd(opcode, 1);
     if (Dead()) return kOk;
     Value* value = EmitUnary(f_, opcode, Pop());
     if (!value) return NotSupported(opcode.GetName());
@@ -521,6 +596,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R Binary(Opcode opcode) {
+    if (opcode.HasPrefix() && opcode.GetPrefix() == kSimdPrefix) return Simd(opcode, 2);
     if (Dead()) return kOk;
     Value* y = Pop();
     Value* x = Pop();
@@ -549,12 +625,6 @@ Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr&
     const std::string name = module.FunctionName(index);
     return "func[" + std::to_string(index) + "]" + (name.empty() ? "" : " (" + name + ")");
   };
-  for (wabt::Index i = 0; i < func.GetNumParamsAndLocals(); ++i) {
-    if (!abi.ValueType(func.GetLocalType(i))) return Unsupported("a v128 local (SIMD)").Within(where());
-  }
-  for (wabt::Type type : func.decl.sig.result_types) {
-    if (!abi.ValueType(type)) return Unsupported("a v128 result (SIMD)").Within(where());
-  }
   FunctionBuilder builder(abi, abi.GuestFunction(index, abi.GuestType(func.decl.sig)));
   Translator translator(module, func, builder);
   if (Status status = translator.Run(); !status.ok()) return status.error().Within(where());

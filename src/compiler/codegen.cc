@@ -15,6 +15,7 @@
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Target/TargetMachine.h>
+#include <llvm/Transforms/Utils/Mem2Reg.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -151,11 +152,18 @@ void Optimise(llvm::Module& module, int level) {
   for (llvm::Function& function : module) {
     if (function.isDeclaration()) continue;
     function.addFnAttr("target-cpu", TargetOf(package::Isa::kX86_64).cpu);
+    // A call takes stack, also a last one: endless recursion ends in a trap and not in an endless loop.
+    function.addFnAttr("disable-tail-calls", "true");
   }
   const llvm::OptimizationLevel levels[] = {llvm::OptimizationLevel::O0, llvm::OptimizationLevel::O1,
                                             llvm::OptimizationLevel::O2, llvm::OptimizationLevel::O3};
-  llvm::ModulePassManager manager = level == 0 ? passes.buildO0DefaultPipeline(llvm::OptimizationLevel::O0)
-                                               : passes.buildPerModuleDefaultPipeline(levels[level]);
+  llvm::ModulePassManager manager;
+  if (level == 0) {  // Locals must become values all the same: frames hold no stack slots.
+    manager.addPass(llvm::createModuleToFunctionPassAdaptor(llvm::PromotePass()));
+    manager.addPass(passes.buildO0DefaultPipeline(llvm::OptimizationLevel::O0));
+  } else {
+    manager = passes.buildPerModuleDefaultPipeline(levels[level]);
+  }
   manager.run(module, modules);
 }
 

@@ -101,9 +101,9 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
       limits = table->table.elem_limits;
       value_type = Convert(table->table.elem_type);
     }
-    imports.push_back(fbs::CreateImportDirect(b, import->module_name.c_str(), import->field_name.c_str(),
-                                              Convert(import->kind()), type, value_type, is_mutable, limits.initial,
-                                              limits.max, limits.has_max));
+    const auto module_name = b.CreateString(import->module_name), name = b.CreateString(import->field_name);
+    imports.push_back(fbs::CreateImport(b, module_name, name, Convert(import->kind()), type, value_type, is_mutable,
+                                        limits.initial, limits.max, limits.has_max));
   }
 
   std::sort(safepoints.begin(), safepoints.end(), [](const auto& x, const auto& y) { return x.function < y.function; });
@@ -147,7 +147,8 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
   }
   std::vector<flatbuffers::Offset<fbs::Export>> exports;
   for (const wabt::Export* e : ir.exports) {
-    exports.push_back(fbs::CreateExportDirect(b, e->name.c_str(), Convert(e->kind), e->var.index()));
+    // Names are any bytes, zero among them.
+    exports.push_back(fbs::CreateExport(b, b.CreateString(e->name), Convert(e->kind), e->var.index()));
   }
   std::vector<flatbuffers::Offset<fbs::DataSegment>> data;
   for (const wabt::DataSegment* segment : ir.data_segments) {

@@ -320,11 +320,22 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R OnGlobalGetExpr(wabt::GlobalGetExpr* e) override {
     if (Dead()) return kOk;
     llvm::Type* type = abi_.ValueType(module_.ir->globals[e->var.index()]->type);
-    Push(b_.CreateAlignedLoad(type, GlobalAddress(e->var.index()), llvm::Align(8)));
+    if (LivesElsewhere(e->var.index())) {
+      Push(b_.CreateCall(Global(e->var.index(), "get", llvm::FunctionType::get(type, {abi_.context_ptr}, false)), {f_.context}));
+    } else {
+      Push(b_.CreateAlignedLoad(type, GlobalAddress(e->var.index()), llvm::Align(8)));
+    }
     return kOk;
   }
   R OnGlobalSetExpr(wabt::GlobalSetExpr* e) override {
-    if (!Dead()) b_.CreateAlignedStore(Pop(), GlobalAddress(e->var.index()), llvm::Align(8));
+    if (Dead()) return kOk;
+    Value* value = Pop();
+    if (LivesElsewhere(e->var.index())) {
+      auto* type = llvm::FunctionType::get(abi_.void_, {abi_.context_ptr, value->getType()}, false);
+      b_.CreateCall(Global(e->var.index(), "set", type), {f_.context, value});
+    } else {
+      b_.CreateAlignedStore(value, GlobalAddress(e->var.index()), llvm::Align(8));
+    }
     return kOk;
   }
 
@@ -540,6 +551,13 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     b_.CreateBr(target.target);
   }
 
+  // A mutable global of another instance: reached through an address that generated code must not keep.
+  bool LivesElsewhere(wabt::Index index) const {
+    return index < module_.ir->num_global_imports && module_.ir->globals[index]->mutable_;
+  }
+  llvm::Function* Global(wabt::Index index, const char* access, llvm::FunctionType* type) {
+    return abi_.Opaque("gw.global." + std::to_string(index) + "." + access, type);
+  }
   Value* GlobalAddress(wabt::Index index) {
     return abi_.FieldAddress(b_, f_.context, abi::kGlobalsOffset + std::size_t(index) * abi::kGlobalBytes);
   }

@@ -101,7 +101,6 @@ Status GuestStore::LinkImport(const fbs::Import& import, GuestInstance& importer
           (own ? global->mutable_() : exporter.imported_globals_[index]->mutable_()) != import.mutable_()) {
         return incompatible;
       }
-      if (import.mutable_()) return Unsupported("an imported mutable global");
       std::uint8_t* place = importer.global_place(importer.globals_linked_++);
       std::uint8_t* value = exporter.global(index);
       if (import.mutable_()) {

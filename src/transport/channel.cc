@@ -355,15 +355,15 @@ class Opening : public std::enable_shared_from_this<Opening> {
   Opening(EventLoop& loop, tcp::socket socket, ChannelOptions options)
       : loop_(loop), socket_(std::move(socket)), options_(std::move(options)) {}
   virtual ~Opening() = default;
-  void Cut() {
-    error_code ignored;
-    socket_.close(ignored);
-  }
+  // Ends without a channel. On the loop.
+  void Drop() { End(Unavailable("the server of the channel ended")); }
 
  protected:
   void StartTimer(const std::string& what) {
-    timer_ = loop_.After(options_.handshake_timeout, [self = shared_from_this(), what] {
-      self->End(DeadlineExceeded(fmt::format("{} took longer than {} ms", what, self->options_.handshake_timeout.count())));
+    // Weak: what waits for the socket keeps this alive; a loop that ends first then frees all of it.
+    timer_ = loop_.After(options_.handshake_timeout, [weak = weak_from_this(), what] {
+      const auto self = weak.lock();
+      if (self) self->End(DeadlineExceeded(fmt::format("{} took longer than {} ms", what, self->options_.handshake_timeout.count())));
     });
   }
 
@@ -409,7 +409,10 @@ class Opening : public std::enable_shared_from_this<Opening> {
     ended_ = true;
     const auto self = shared_from_this();
     timer_ = Timer();
-    if (!result.ok()) Cut();
+    if (!result.ok()) {
+      error_code ignored;
+      socket_.close(ignored);
+    }
     Ended(std::move(result));
   }
   virtual void Ended(Result<std::shared_ptr<ChannelImpl>> result) = 0;
@@ -566,7 +569,7 @@ class ChannelServerImpl final : public ChannelServer {
       state_->acceptor.close(ignored);
       state_->retry = Timer();
       state_->on_accept = nullptr;
-      for (const auto& opening : state_->openings) opening->Cut();
+      for (const auto& opening : std::vector(state_->openings.begin(), state_->openings.end())) opening->Drop();
       for (const auto& channel : std::vector(state_->channels.begin(), state_->channels.end())) channel->Drop();
     });
   }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "transport/bulk_stream.h"
 #include "transport/channel.h"
@@ -247,6 +248,18 @@ TEST(ChannelConnect, NamesAPeerThatIsNotThere) {
   ConnectChannel(loop, "nonsense:port", OptionsFor("near", 1), {}, [&](Result<ChannelPtr> r) { malformed.Set(std::move(r)); });
   EXPECT_EQ(connected.Wait().value().error().code, ErrorCode::kUnavailable);
   EXPECT_EQ(malformed.Wait().value().error().code, ErrorCode::kInvalidArgument);
+}
+
+// What is not freed is found by the leak check of the build with sanitizers.
+TEST(ChannelConnect, HandshakesThatAreOpenWhenTheLoopEndsAreFreed) {
+  for (int i = 0; i < 50; ++i) {
+    EventLoop loop("brief");
+    auto server = ChannelServer::Listen(loop, {.channel = OptionsFor("far", 2)}, [](const ChannelPtr&) { return ChannelHandlers{}; });
+    ASSERT_TRUE(server.ok()) << server.error().message;
+    ConnectChannel(loop, (*server)->address(), OptionsFor("near", 1), {}, [](const Result<ChannelPtr>&) {});
+    std::this_thread::sleep_for(i * 10us);
+    server->reset();
+  }
 }
 
 TEST(ChannelListen, NeedsATokenBeyondLoopback) {

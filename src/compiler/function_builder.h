@@ -41,6 +41,9 @@ class FunctionBuilder {
 // that is not one of the kind.
 llvm::Value* EmitUnary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x);  // Also tests and conversions.
 llvm::Value* EmitBinary(FunctionBuilder& f, wabt::Opcode opcode, llvm::Value* x, llvm::Value* y);  // Also comparisons.
+// Their floating-point parts, for scalars and vectors alike: a NaN that comes out is an arithmetic one.
+llvm::Value* FloatArithmetic(FunctionBuilder& f, llvm::Instruction::BinaryOps operation, llvm::Value* x, llvm::Value* y);
+llvm::Value* FloatMinMax(FunctionBuilder& f, llvm::Intrinsic::ID minimum_or_maximum, llvm::Value* x, llvm::Value* y);
 // Vector instructions, except those that access memory, constants and i8x16.shuffle. `lane` is the immediate of
 // extract_lane and replace_lane.
 llvm::Value* EmitSimd(FunctionBuilder& f, wabt::Opcode opcode, llvm::ArrayRef<llvm::Value*> operands, std::uint64_t lane = 0);

@@ -1,5 +1,6 @@
 #include <llvm/IR/Intrinsics.h>
 #include <llvm/IR/MDBuilder.h>
+#include <llvm/IR/PatternMatch.h>
 
 #include "compiler/function_builder.h"
 
@@ -37,29 +38,29 @@ Value* FunctionBuilder::Address(Value* index, std::uint64_t offset) {
 
 namespace {
 
-Value* Call1(FunctionBuilder& f, ID id, Value* x) { return f.b.CreateUnaryIntrinsic(id, x); }
-Value* Call2(FunctionBuilder& f, ID id, Value* x, Value* y) { return f.b.CreateBinaryIntrinsic(id, x, y); }
-
 // What an operation that leaves its operand as it is makes of a NaN: an arithmetic one. LLVM takes such operations
 // away and a signalling NaN would pass through.
 Value* Quiet(FunctionBuilder& f, Value* x) {
-  llvm::Type* integer = x->getType()->isFloatTy() ? f.abi.i32 : f.abi.i64;
-  const std::uint64_t bit = x->getType()->isFloatTy() ? 1ull << 22 : 1ull << 51;
-  Value* quiet = f.b.CreateBitCast(f.b.CreateOr(f.b.CreateBitCast(x, integer), llvm::ConstantInt::get(integer, bit)), x->getType());
+  const bool narrow = x->getType()->getScalarType()->isFloatTy();
+  llvm::Type* lane = narrow ? f.abi.i32 : f.abi.i64;
+  auto* vector = llvm::dyn_cast<llvm::VectorType>(x->getType());
+  llvm::Type* integer = vector ? llvm::VectorType::get(lane, vector->getElementCount()) : lane;
+  llvm::Constant* bit = llvm::ConstantInt::get(integer, narrow ? 1ull << 22 : 1ull << 51);
+  Value* quiet = f.b.CreateBitCast(f.b.CreateOr(f.b.CreateBitCast(x, integer), bit), x->getType());
   return f.b.CreateSelect(f.b.CreateFCmpUNO(x, x), quiet, x);
 }
 
 bool IsConstant(Value* value, double wanted) {
-  auto* constant = llvm::dyn_cast<llvm::ConstantFP>(value);
-  return constant && constant->isExactlyValue(wanted);
+  return llvm::PatternMatch::match(value, llvm::PatternMatch::m_SpecificFP(wanted));
 }
 
-// fNN.add, sub, mul, div: those with an operand that changes nothing but a sign are spelled out.
-Value* Arithmetic(FunctionBuilder& f, llvm::Instruction::BinaryOps operation, Value* x, Value* y) {
+}  // namespace
+
+Value* FloatArithmetic(FunctionBuilder& f, llvm::Instruction::BinaryOps operation, Value* x, Value* y) {
   using llvm::Instruction;
   const bool product = operation == Instruction::FMul || operation == Instruction::FDiv;
-  if (operation == Instruction::FMul && llvm::isa<llvm::ConstantFP>(x)) std::swap(x, y);
-  if (operation == Instruction::FAdd && llvm::isa<llvm::ConstantFP>(x)) std::swap(x, y);
+  if (operation == Instruction::FMul && llvm::isa<llvm::Constant>(x)) std::swap(x, y);
+  if (operation == Instruction::FAdd && llvm::isa<llvm::Constant>(x)) std::swap(x, y);
   if ((product && IsConstant(y, 1)) || (operation == Instruction::FSub && IsConstant(y, 0.0)) ||
       (operation == Instruction::FAdd && IsConstant(y, -0.0))) {
     return Quiet(f, x);
@@ -69,14 +70,19 @@ Value* Arithmetic(FunctionBuilder& f, llvm::Instruction::BinaryOps operation, Va
   return f.b.CreateBinOp(operation, x, y);
 }
 
-// fNN.min, fNN.max: LLVM's intrinsics may hand on a signalling NaN, a sum does not.
-Value* MinMax(FunctionBuilder& f, ID id, Value* x, Value* y) {
+// LLVM's intrinsics may hand on a signalling NaN, a sum does not.
+Value* FloatMinMax(FunctionBuilder& f, ID id, Value* x, Value* y) {
   llvm::FastMathFlags numbers;
   numbers.setNoNaNs();
   Value* either = f.b.CreateBinaryIntrinsic(id, x, y);
   llvm::cast<llvm::Instruction>(either)->setFastMathFlags(numbers);
   return f.b.CreateSelect(f.b.CreateFCmpUNO(x, y), f.b.CreateFAdd(x, y), either);
 }
+
+namespace {
+
+Value* Call1(FunctionBuilder& f, ID id, Value* x) { return f.b.CreateUnaryIntrinsic(id, x); }
+Value* Call2(FunctionBuilder& f, ID id, Value* x, Value* y) { return f.b.CreateBinaryIntrinsic(id, x, y); }
 
 // iNN.trunc_fMM: traps unless low < x < high (or low <= x); NaN is a trap of its own.
 Value* Truncate(FunctionBuilder& f, Value* x, llvm::Type* to, bool is_signed, double low, bool low_included,
@@ -197,12 +203,12 @@ Value* EmitBinary(FunctionBuilder& f, Opcode opcode, Value* x, Value* y) {
     case Opcode::I32ShrU: case Opcode::I64ShrU: return b.CreateLShr(x, ShiftCount(f, y));
     case Opcode::I32Rotl: case Opcode::I64Rotl: return Rotate(f, llvm::Intrinsic::fshl, x, y);
     case Opcode::I32Rotr: case Opcode::I64Rotr: return Rotate(f, llvm::Intrinsic::fshr, x, y);
-    case Opcode::F32Add: case Opcode::F64Add: return Arithmetic(f, llvm::Instruction::FAdd, x, y);
-    case Opcode::F32Sub: case Opcode::F64Sub: return Arithmetic(f, llvm::Instruction::FSub, x, y);
-    case Opcode::F32Mul: case Opcode::F64Mul: return Arithmetic(f, llvm::Instruction::FMul, x, y);
-    case Opcode::F32Div: case Opcode::F64Div: return Arithmetic(f, llvm::Instruction::FDiv, x, y);
-    case Opcode::F32Min: case Opcode::F64Min: return MinMax(f, llvm::Intrinsic::minimum, x, y);
-    case Opcode::F32Max: case Opcode::F64Max: return MinMax(f, llvm::Intrinsic::maximum, x, y);
+    case Opcode::F32Add: case Opcode::F64Add: return FloatArithmetic(f, llvm::Instruction::FAdd, x, y);
+    case Opcode::F32Sub: case Opcode::F64Sub: return FloatArithmetic(f, llvm::Instruction::FSub, x, y);
+    case Opcode::F32Mul: case Opcode::F64Mul: return FloatArithmetic(f, llvm::Instruction::FMul, x, y);
+    case Opcode::F32Div: case Opcode::F64Div: return FloatArithmetic(f, llvm::Instruction::FDiv, x, y);
+    case Opcode::F32Min: case Opcode::F64Min: return FloatMinMax(f, llvm::Intrinsic::minimum, x, y);
+    case Opcode::F32Max: case Opcode::F64Max: return FloatMinMax(f, llvm::Intrinsic::maximum, x, y);
     case Opcode::F32Copysign: case Opcode::F64Copysign: return Call2(f, llvm::Intrinsic::copysign, x, y);
     case Opcode::I32Eq: case Opcode::I64Eq: return compare(P::ICMP_EQ);
     case Opcode::I32Ne: case Opcode::I64Ne: return compare(P::ICMP_NE);

@@ -165,11 +165,13 @@ class Simd {
   Value* PseudoMaximum() { return b_.CreateSelect(b_.CreateFCmpOLT(X(), Y()), Y(), X()); }
 
   Value* Unary(ID id) { return b_.CreateUnaryIntrinsic(id, X()); }
+  Value* Float(llvm::Instruction::BinaryOps operation) { return FloatArithmetic(f_, operation, X(), Y()); }
   Value* Binary(ID id) { return b_.CreateBinaryIntrinsic(id, X(), Y()); }
   Value* Extracted() { return b_.CreateExtractElement(X(), lane_number_); }
 
   static const std::unordered_map<std::string_view, Operation>& Operations() {
     namespace I = llvm::Intrinsic;
+    using O = llvm::Instruction;
     using P = Predicate;
     static const std::unordered_map<std::string_view, Operation> operations{
         {"not", [](Simd& s) { return s.b_.CreateNot(s.X()); }},
@@ -190,10 +192,10 @@ class Simd {
         {"extract_lane_u", [](Simd& s) { return s.b_.CreateZExt(s.Extracted(), s.f_.abi.i32); }},
         {"replace_lane", [](Simd& s) { return s.b_.CreateInsertElement(s.X(), s.ToLane(s.operands_[1]), s.lane_number_); }},
         {"swizzle", &Simd::Swizzle},
-        {"add", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateAdd(s.X(), s.Y()) : s.b_.CreateFAdd(s.X(), s.Y()); }},
-        {"sub", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateSub(s.X(), s.Y()) : s.b_.CreateFSub(s.X(), s.Y()); }},
-        {"mul", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateMul(s.X(), s.Y()) : s.b_.CreateFMul(s.X(), s.Y()); }},
-        {"div", [](Simd& s) { return s.b_.CreateFDiv(s.X(), s.Y()); }},
+        {"add", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateAdd(s.X(), s.Y()) : s.Float(O::FAdd); }},
+        {"sub", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateSub(s.X(), s.Y()) : s.Float(O::FSub); }},
+        {"mul", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateMul(s.X(), s.Y()) : s.Float(O::FMul); }},
+        {"div", [](Simd& s) { return s.Float(O::FDiv); }},
         {"neg", [](Simd& s) { return s.lane_->isIntegerTy() ? s.b_.CreateNeg(s.X()) : s.b_.CreateFNeg(s.X()); }},
         {"abs", [](Simd& s) {
            return s.lane_->isIntegerTy() ? s.b_.CreateBinaryIntrinsic(I::abs, s.X(), s.b_.getFalse()) : s.Unary(I::fabs);
@@ -212,8 +214,8 @@ class Simd {
         {"min_u", [](Simd& s) { return s.Binary(I::umin); }},
         {"max_s", [](Simd& s) { return s.Binary(I::smax); }},
         {"max_u", [](Simd& s) { return s.Binary(I::umax); }},
-        {"min", [](Simd& s) { return s.Binary(I::minimum); }},
-        {"max", [](Simd& s) { return s.Binary(I::maximum); }},
+        {"min", [](Simd& s) { return FloatMinMax(s.f_, I::minimum, s.X(), s.Y()); }},
+        {"max", [](Simd& s) { return FloatMinMax(s.f_, I::maximum, s.X(), s.Y()); }},
         {"pmin", &Simd::PseudoMinimum},
         {"pmax", &Simd::PseudoMaximum},
         {"avgr_u", &Simd::Average},

@@ -8,13 +8,18 @@
 #include <llvm/Analysis/LoopInfo.h>
 #include <llvm/Analysis/OptimizationRemarkEmitter.h>
 #include <llvm/Analysis/ScalarEvolution.h>
+#include <llvm/Analysis/ScalarEvolutionExpressions.h>
 #include <llvm/Analysis/TargetLibraryInfo.h>
+#include <llvm/Analysis/TargetTransformInfo.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/InstIterator.h>
+#include <llvm/Transforms/Utils/BasicBlockUtils.h>
+#include <llvm/Transforms/Utils/Local.h>
 #include <llvm/Transforms/Utils/LoopSimplify.h>
 #include <llvm/Transforms/Utils/LoopUtils.h>
 #include <llvm/Transforms/Utils/UnrollLoop.h>
 
+#include <optional>
 #include <set>
 
 namespace godwit::compiler {
@@ -28,8 +33,13 @@ using llvm::Function;
 constexpr std::uint64_t kShortLoopInstructions = 4096;
 // What a call inside a loop counts as.
 constexpr std::uint64_t kCallInstructions = 256;
-// A polled innermost loop with a smaller body is unrolled to about this size, so that one poll serves several
-// iterations (a poll costs a three-instruction loop half its speed).
+// A poll costs a three-instruction loop half its speed, so one poll serves several iterations of an innermost loop
+// with a small body. One that goes up or down to a bound does so in strips: of about kShortLoopInstructions, but of
+// few memory accesses where these may be far apart, since each may have to wait for its page. Another one is unrolled
+// to about kUnrolledInstructions.
+constexpr std::uint64_t kStripBodyMax = 128;
+constexpr std::uint64_t kStripScatteredAccesses = 64;
+constexpr std::uint64_t kNearBytes = 64;
 constexpr std::uint64_t kUnrolledInstructions = 64;
 constexpr unsigned kUnrollMax = 8;
 
@@ -79,7 +89,8 @@ class Finder {
   }
 
   StopSites FindIn(Function& function) {
-    UnrollTightLoops(function);
+    strips_.clear();
+    LoosenTightLoops(function);
     StopSites sites{&function, {}, {}};
     has_stopping_call_ = false;
     for (llvm::Instruction& instruction : llvm::instructions(function)) {
@@ -103,12 +114,15 @@ class Finder {
     llvm::ScalarEvolution evolution;
   };
 
-  // Unrolls the tight loops that will be polled; exit tests stay with every copy of the body.
-  void UnrollTightLoops(Function& function) {
+  // Lets one poll serve several iterations of the tight loops that will be polled. Exit tests stay in unrolled
+  // copies of a body.
+  void LoosenTightLoops(Function& function) {
     Analyses analyses(function, tli_);
+    auto& [dominators, loops, assumptions, evolution] = analyses;
     llvm::TargetTransformInfo costs(abi_.module.getDataLayout());
     llvm::OptimizationRemarkEmitter remarks(&function);
-    for (llvm::Loop* loop : analyses.loops.getLoopsInPreorder()) {
+    std::vector<Strip> strips;  // Cut last: the analyses do not follow.
+    for (llvm::Loop* loop : loops.getLoopsInPreorder()) {
       if (!loop->isInnermost() || !loop->getLoopLatch()) continue;
       std::uint64_t body = 0;
       bool plain = true;
@@ -119,16 +133,133 @@ class Finder {
           plain = plain && (!call || (call->getCalledFunction() && call->getCalledFunction()->isIntrinsic()));
         }
       }
+      if (!plain || body > kStripBodyMax || Instructions(*loop, evolution) <= kShortLoopInstructions) continue;
+      llvm::simplifyLoop(loop, &dominators, &loops, &evolution, &assumptions, nullptr, false);
+      if (Approach::Find(*loop)) {
+        strips.push_back({loop, StripIterations(*loop, body, evolution)});
+        continue;
+      }
       const unsigned count = static_cast<unsigned>(std::min<std::uint64_t>(kUnrollMax, kUnrolledInstructions / body));
-      if (!plain || count < 2 || Instructions(*loop, analyses.evolution) <= kShortLoopInstructions) continue;
-      llvm::simplifyLoop(loop, &analyses.dominators, &analyses.loops, &analyses.evolution, &analyses.assumptions, nullptr, false);
-      llvm::formLCSSARecursively(*loop, analyses.dominators, &analyses.loops, &analyses.evolution);
+      if (count < 2) continue;
+      llvm::formLCSSARecursively(*loop, dominators, &loops, &evolution);
       llvm::UnrollLoopOptions options{};
       options.Count = count;
       options.Force = true;
-      llvm::UnrollLoop(loop, options, &analyses.loops, &analyses.evolution, &analyses.dominators,
-                       &analyses.assumptions, &costs, &remarks, /*PreserveLCSSA=*/false);
+      llvm::UnrollLoop(loop, options, &loops, &evolution, &dominators, &assumptions, &costs, &remarks,
+                       /*PreserveLCSSA=*/false);
     }
+    for (const Strip& strip : strips) Cut(strip);
+  }
+
+  // A latch that goes on while a value, which the same step changes each time, has not reached a bound.
+  struct Approach {
+    llvm::PHINode* phi;
+    llvm::Value* value;  // The phi, or the phi plus the step.
+    llvm::Value *step, *bound;
+    llvm::CmpInst::Predicate goes_on;  // value GOES_ON bound.
+
+    static std::optional<Approach> Find(const llvm::Loop& loop) {
+      auto* branch = llvm::dyn_cast<llvm::BranchInst>(loop.getLoopLatch()->getTerminator());
+      if (!branch || !branch->isConditional()) return {};
+      auto* compare = llvm::dyn_cast<llvm::ICmpInst>(branch->getCondition());
+      if (!compare || !compare->getOperand(0)->getType()->isIntegerTy()) return {};
+      Approach found{};
+      found.goes_on = branch->getSuccessor(0) == loop.getHeader() ? compare->getPredicate() : compare->getInversePredicate();
+      found.value = compare->getOperand(0);
+      found.bound = compare->getOperand(1);
+      if (loop.isLoopInvariant(found.value)) {
+        std::swap(found.value, found.bound);
+        found.goes_on = llvm::CmpInst::getSwappedPredicate(found.goes_on);
+      }
+      if (found.goes_on == llvm::CmpInst::ICMP_EQ || !loop.isLoopInvariant(found.bound)) return {};
+      for (llvm::PHINode& phi : loop.getHeader()->phis()) {
+        auto* next = llvm::dyn_cast<llvm::BinaryOperator>(phi.getIncomingValueForBlock(loop.getLoopLatch()));
+        if (!next || next->getOpcode() != llvm::Instruction::Add || (found.value != &phi && found.value != next)) continue;
+        if (next->getOperand(0) != &phi && next->getOperand(1) != &phi) continue;
+        found.phi = &phi;
+        found.step = next->getOperand(next->getOperand(0) == &phi ? 1 : 0);
+        auto* constant = llvm::dyn_cast<llvm::ConstantInt>(found.step);
+        const bool fits = found.goes_on == llvm::CmpInst::ICMP_NE ? constant && !constant->isZero() : loop.isLoopInvariant(found.step);
+        if (fits) return found;
+      }
+      return {};
+    }
+
+    // Whether a strip goes on that begins with `value` being `from`. It does so only where the loop does, and at most
+    // for `steps` steps: after these `value` is `far`, however it wrapped around on the way.
+    llvm::Value* StripGoesOn(llvm::IRBuilder<>& at_begin, llvm::IRBuilder<>& at_latch, llvm::Value* from, std::uint64_t steps) const {
+      namespace I = llvm::Intrinsic;
+      using llvm::CmpInst;
+      llvm::Value* most = llvm::ConstantInt::get(from->getType(), steps);
+      if (goes_on == CmpInst::ICMP_NE) {
+        const llvm::APInt& by = llvm::cast<llvm::ConstantInt>(step)->getValue();
+        llvm::Value* distance = by.isNegative() ? at_begin.CreateSub(from, bound) : at_begin.CreateSub(bound, from);
+        distance = at_begin.CreateUDiv(distance, llvm::ConstantInt::get(from->getType(), by.abs()));
+        llvm::Value* taken = at_begin.CreateBinaryIntrinsic(I::umin, distance, most);
+        return at_latch.CreateICmpNE(value, at_begin.CreateAdd(from, at_begin.CreateMul(taken, step)));
+      }
+      const CmpInst::Predicate strict = CmpInst::getStrictPredicate(goes_on);
+      const bool is_signed = CmpInst::isSigned(strict);
+      const bool up = strict == CmpInst::ICMP_ULT || strict == CmpInst::ICMP_SLT;
+      llvm::Value* far = at_begin.CreateAdd(from, at_begin.CreateMul(step, most));
+      llvm::Value* nearer = at_begin.CreateBinaryIntrinsic(is_signed ? (up ? I::smin : I::smax) : (up ? I::umin : I::umax), far, bound);
+      return at_latch.CreateICmp(strict, value, nearer);
+    }
+  };
+
+  struct Strip {
+    llvm::Loop* loop;
+    std::uint64_t iterations;  // Of one strip at most.
+  };
+
+  std::uint64_t StripIterations(const llvm::Loop& loop, std::uint64_t body, llvm::ScalarEvolution& evolution) {
+    std::uint64_t scattered = 0;
+    for (BasicBlock* block : loop.blocks()) {
+      for (llvm::Instruction& instruction : *block) {
+        llvm::Value* address = llvm::getPointerOperand(&instruction);
+        if (!address || llvm::isa<llvm::GetElementPtrInst>(instruction) || loop.isLoopInvariant(address)) continue;
+        auto* walk = llvm::dyn_cast<llvm::SCEVAddRecExpr>(evolution.getSCEV(address));
+        auto* step = walk ? llvm::dyn_cast<llvm::SCEVConstant>(walk->getStepRecurrence(evolution)) : nullptr;
+        if (!step || step->getAPInt().abs().ugt(kNearBytes)) ++scattered;
+      }
+    }
+    const std::uint64_t iterations = kShortLoopInstructions / body;
+    return scattered ? std::min(iterations, std::max<std::uint64_t>(1, kStripScatteredAccesses / scattered)) : iterations;
+  }
+
+  // Puts a loop around the loop, whose body runs a strip of it; its back edge is the one to poll.
+  void Cut(const Strip& strip) {
+    llvm::Loop& loop = *strip.loop;
+    const Approach approach = *Approach::Find(loop);
+    BasicBlock *before = loop.getLoopPreheader(), *header = loop.getHeader(), *latch = loop.getLoopLatch();
+    auto* branch = llvm::cast<llvm::BranchInst>(latch->getTerminator());
+    BasicBlock* exit = branch->getSuccessor(branch->getSuccessor(0) == header ? 1 : 0);
+    Function* function = header->getParent();
+    BasicBlock* begin = BasicBlock::Create(abi_.llvm, "strip", function, header);
+    BasicBlock* end = BasicBlock::Create(abi_.llvm, "strip.end", function, latch->getNextNode());
+    before->getTerminator()->replaceSuccessorWith(header, begin);
+
+    llvm::IRBuilder<> b(begin);
+    for (llvm::PHINode& phi : header->phis()) {
+      llvm::PHINode* outer = b.CreatePHI(phi.getType(), 2, phi.getName());
+      outer->addIncoming(phi.getIncomingValueForBlock(before), before);
+      outer->addIncoming(phi.getIncomingValueForBlock(latch), end);
+      phi.replaceIncomingBlockWith(before, begin);
+      phi.setIncomingValueForBlock(begin, outer);
+    }
+    llvm::Value* was = branch->getCondition();
+    llvm::IRBuilder<> at_latch(branch), at_end(end);
+    llvm::Value* from = approach.phi->getIncomingValueForBlock(begin);
+    if (approach.value != approach.phi) from = b.CreateAdd(from, approach.step);
+    at_latch.CreateCondBr(approach.StripGoesOn(b, at_latch, from, strip.iterations - 1), header, end);
+    at_end.CreateCondBr(at_end.CreateICmp(approach.goes_on, approach.value, approach.bound), begin, exit);
+    b.CreateBr(header);
+    branch->eraseFromParent();
+    llvm::RecursivelyDeleteTriviallyDeadInstructions(was);
+    exit->replacePhiUsesWith(latch, end);
+    llvm::DeleteDeadPHIs(header);
+    llvm::DeleteDeadPHIs(begin);
+    strips_.insert(header);
   }
 
   // The edges whose polls cut every cycle that is not known to be short.
@@ -146,7 +277,7 @@ class Finder {
         const bool checked = llvm::any_of(calls, [&](CallInst* call) {
           return loop->contains(call) && dominators.dominates(call->getParent(), from);
         });
-        if (checked || Instructions(*loop, evolution) <= kShortLoopInstructions) continue;
+        if (checked || strips_.contains(to) || Instructions(*loop, evolution) <= kShortLoopInstructions) continue;
       }
       wanted.emplace(from, to);
     }
@@ -198,6 +329,7 @@ class Finder {
   llvm::TargetLibraryInfoImpl tlii_;
   llvm::TargetLibraryInfo tli_;
   llvm::SmallPtrSet<const Function*, 32> may_stop_;
+  llvm::SmallPtrSet<const BasicBlock*, 32> strips_;  // Headers of loops that run for one strip; of one function.
   bool has_stopping_call_ = false;
 };
 

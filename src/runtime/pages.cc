@@ -18,7 +18,9 @@ class TouchedPages {
   TouchedPages() {
     if (sysconf(_SC_PAGESIZE) != static_cast<long>(kPage)) return;
     fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (fd_ >= 0 && !TellsTruth()) {
+    // Tried once per process: faulting the pattern in costs more than a small capture.
+    static const bool tells_truth = fd_ >= 0 && TellsTruth();
+    if (fd_ >= 0 && !tells_truth) {
       close(fd_);
       fd_ = -1;
     }

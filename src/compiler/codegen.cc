@@ -21,6 +21,8 @@
 #include <fstream>
 #include <mutex>
 
+#include "compiler/count_from_zero.h"
+
 LLD_HAS_DRIVER(elf)
 
 namespace godwit::compiler {
@@ -147,6 +149,13 @@ void Optimise(llvm::Module& module, int level) {
     llvm::TargetLibraryInfoImpl library((llvm::Triple(module.getTargetTriple())));
     library.disableAllFunctions();
     return llvm::TargetLibraryAnalysis(std::move(library));
+  });
+  passes.registerPipelineStartEPCallback([](llvm::ModulePassManager& manager, llvm::OptimizationLevel optimisation) {
+    if (optimisation == llvm::OptimizationLevel::O0) return;
+    llvm::FunctionPassManager first;
+    first.addPass(llvm::PromotePass());
+    first.addPass(CountFromZeroPass());
+    manager.addPass(llvm::createModuleToFunctionPassAdaptor(std::move(first)));
   });
   passes.registerModuleAnalyses(modules);
   passes.registerCGSCCAnalyses(sccs);

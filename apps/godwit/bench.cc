@@ -123,23 +123,34 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   command->require_subcommand(1);
   auto options = std::make_shared<BenchOptions>();
   options->source = (fs::path(OwnPath()).parent_path() / "../../bench").lexically_normal().string();
-  auto* engine = command->add_subcommand(
-      "engine", "Safepointed code against code without safepoints, and against native code");
-  engine->add_option("--source", options->source, "The source tree's bench folder");
-  engine->add_option("--html", options->html, "Also write a page with plots");
+  const auto add = [&](const char* name, const char* what, Result<int> (*run)(const BenchOptions&)) {
+    auto* bench = command->add_subcommand(name, what);
+    bench->add_option("--source", options->source, "The source tree's bench folder");
+    bench->add_option("--html", options->html, "Also write a page with plots");
+    bench->add_option("--only", options->only, "These kernels")->delimiter(',');
+    bench->callback([&session, options, run] {
+      session.action = [&session, options, run] {
+        options->json = session.json();
+        options->progress = !session.quiet;
+        return run(*options);
+      };
+    });
+    return bench;
+  };
+  auto* engine = add("engine", "Code that can be stopped against the same without safepoints, native code, and other engines", BenchEngine);
   engine->add_option("--rounds", options->rounds, "Processes of each variant of each kernel (5)");
-  engine->add_option("--only", options->only, "These kernels")->delimiter(',');
+  engine->add_flag("!--scalar", options->simd, "Build the kernels without 128-bit vectors");
+  engine->add_flag("!--no-peers", options->peers, "Leave other engines out");
   engine->footer(
       "Examples:\n"
-      "  godwit bench engine\n"
+      "  godwit bench engine --html engine.html\n"
       "  godwit bench engine --only sieve,fib --rounds 9 -o json");
-  engine->callback([&session, options] {
-    session.action = [&session, options] {
-      options->json = session.json();
-      options->progress = !session.quiet;
-      return BenchEngine(*options);
-    };
-  });
+  auto* stops = add("stops", "How fast code stops at random moments, how fast it is after it went on, and what a deep stack takes", BenchStops);
+  stops->add_option("--stops", options->stops, "Stops of all kernels together (10000)");
+  stops->footer(
+      "Examples:\n"
+      "  godwit bench stops\n"
+      "  godwit bench stops --only gemm,json --stops 1000 -o json");
 }
 
 }  // namespace godwit::cli

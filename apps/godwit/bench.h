@@ -24,9 +24,13 @@ struct BenchOptions {
   int rounds = 5;
   bool json = false;
   bool progress = true;
+  bool simd = true;               // Kernels are built with 128-bit vectors.
+  bool peers = true;              // Other engines that are installed run too.
+  int stops = 10000;              // BenchStops: of all kernels together.
 };
 
 Result<int> BenchEngine(const BenchOptions& options);
+Result<int> BenchStops(const BenchOptions& options);
 
 // {"bench","commit","machine","results"}: the document of one benchmark.
 std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);

@@ -13,6 +13,7 @@
 #include "compiler/codegen.h"
 #include "compiler/describe.h"
 #include "compiler/image_tables.h"
+#include "compiler/line_table.h"
 #include "compiler/lower.h"
 #include "compiler/safepoints.h"
 #include "compiler/translate.h"
@@ -64,7 +65,7 @@ std::string Hex(ByteView bytes) {
 class Compilation {
  public:
   Compilation(const wasm::Module& module, const Options& options, int level)
-      : module_(module), options_(options), level_(level), partitions_(Divide(module)), types_(MakeTypeTable(module)) {
+      : module_(module), options_(options), level_(level), lines_(module), partitions_(Divide(module)), types_(MakeTypeTable(module)) {
     for (const Partition& partition : partitions_) total_ += partition.bytes;
     total_ *= 1 + options.targets.size();
   }
@@ -106,6 +107,10 @@ class Compilation {
       GODWIT_ASSIGN(Bytes table_object, GenerateObject(tables, isa, 1));
       objects.push_back(std::move(table_object));
       for (Partition& partition : partitions_) objects.push_back(std::move(partition.objects[isa]));
+      if (!lines_.empty()) {
+        GODWIT_ASSIGN(Bytes lines, BuildLines(objects));
+        GODWIT_ASSIGN(objects.emplace_back(), GenerateObject(lines, isa, 1));
+      }
       GODWIT_ASSIGN(output.images[isa], LinkImage(objects, isa, kImageSymbol));
     }
     return output;
@@ -122,7 +127,12 @@ class Compilation {
       for (std::uint32_t i = 0; i < module_.ir->num_func_imports; ++i) DefineImportWrapper(module_, i, abi);
       for (unsigned i = 0; i < kSyntheticFunctions; ++i) DefineSynthetic(module_, static_cast<Synthetic>(i), abi);
     }
-    for (std::uint32_t i = partition.first; i < partition.end; ++i) GODWIT_TRY(TranslateFunction(module_, i, abi));
+    std::optional<SourceScope> scope;
+    if (!lines_.empty()) scope.emplace(module, lines_);
+    for (std::uint32_t i = partition.first; i < partition.end; ++i) {
+      GODWIT_TRY(TranslateFunction(module_, i, abi, scope ? &*scope : nullptr));
+    }
+    if (scope) scope->Finish();
     GODWIT_TRY(Verify(module, "translation"));
     Optimise(module, level_);
     RestoreContextArguments(abi);
@@ -142,7 +152,18 @@ class Compilation {
     llvm::Module module("tables", context);
     PrepareForMiddleEnd(module);
     AbiIr abi(module);
-    DefineImageTables(module_, types_, with_resume, ir_hash, abi);
+    DefineImageTables(module_, types_, with_resume, ir_hash, !lines_.empty(), abi);
+    return ToBitcode(module);
+  }
+
+  static Result<Bytes> BuildLines(const std::vector<Bytes>& objects) {
+    NativeLines lines;
+    for (const Bytes& object : objects) GODWIT_TRY(lines.Add(object));
+    llvm::LLVMContext context;
+    llvm::Module module("lines", context);
+    PrepareForMiddleEnd(module);
+    AbiIr abi(module);
+    DefineLineTable(lines, abi);
     return ToBitcode(module);
   }
 
@@ -188,6 +209,7 @@ class Compilation {
   const wasm::Module& module_;
   const Options& options_;
   const int level_;
+  const SourceLines lines_;
   std::vector<Partition> partitions_;
   TypeTable types_;
   std::uint64_t total_ = 0;

@@ -4,17 +4,28 @@
 #include <map>
 
 #include "compiler/abi_ir.h"
+#include "compiler/source_lines.h"
 
 namespace godwit::compiler {
 
 class FunctionBuilder {
  public:
-  FunctionBuilder(AbiIr& abi, llvm::Function* function)
+  // `scope`: where instructions come from, if the module says; it must outlive the builder.
+  FunctionBuilder(AbiIr& abi, llvm::Function* function, SourceScope* scope = nullptr)
       : abi(abi),
         function(function),
         b(llvm::BasicBlock::Create(abi.llvm, "entry", function)),
         context(function->getArg(0)),
-        memory(function->getArg(1)) {}
+        memory(function->getArg(1)),
+        scope_(scope) {
+    if (scope_) scope_->Begin(*function);
+    LocateAt(0);
+  }
+
+  // What is emitted from now on belongs to the instruction that ends at this offset of the module's binary.
+  void LocateAt(std::size_t end) {
+    if (scope_) b.SetCurrentDebugLocation(scope_->At(end));
+  }
 
   llvm::BasicBlock* NewBlock(const char* name) { return llvm::BasicBlock::Create(abi.llvm, name, function); }
   // Goes on in a new block where `condition` is false; traps where it is true.
@@ -34,7 +45,8 @@ class FunctionBuilder {
 
  private:
   llvm::BasicBlock* TrapBlock(abi::TrapCode code);
-  std::map<abi::TrapCode, llvm::BasicBlock*> traps_;
+  SourceScope* scope_;
+  std::map<std::pair<abi::TrapCode, llvm::MDNode*>, llvm::BasicBlock*> traps_;  // By location too, to tell them apart.
 };
 
 // Numeric instructions, as the specification's section "Numeric Instructions" defines them. Null for an opcode

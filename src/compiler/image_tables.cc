@@ -1,5 +1,6 @@
 #include "compiler/image_tables.h"
 
+#include "compiler/line_table.h"
 #include "compiler/translate.h"
 
 namespace godwit::compiler {
@@ -9,7 +10,7 @@ using llvm::ConstantExpr;
 using llvm::ConstantInt;
 
 void DefineImageTables(const wasm::Module& module, const TypeTable& types, const std::set<std::uint32_t>& with_resume,
-                       ByteView ir_hash, AbiIr& abi) {
+                       ByteView ir_hash, bool has_lines, AbiIr& abi) {
   const auto functions = static_cast<std::uint32_t>(module.ir->funcs.size()) + kSyntheticFunctions;
   const auto type_count = static_cast<std::uint32_t>(types.signatures.size());
   for (std::uint32_t i = 0; i < type_count; ++i) DefineEntryThunks(types.signatures[i], i, abi);
@@ -24,6 +25,10 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
   image->setAlignment(llvm::Align(16));
   std::vector<Constant*> values;
   auto word = [&](std::uint32_t value) { values.push_back(ConstantInt::get(abi.i32, value)); };
+  auto distance_to = [&](llvm::GlobalValue* symbol) {
+    Constant* distance = ConstantExpr::getSub(ConstantExpr::getPtrToInt(symbol, abi.i64), ConstantExpr::getPtrToInt(image, abi.i64));
+    values.push_back(ConstantExpr::getTrunc(distance, abi.i32));
+  };
   auto code = [&](const std::string& name) {
     llvm::Function* function = abi.module.getFunction(name);
     if (!function) {
@@ -31,8 +36,7 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
       function->setVisibility(llvm::GlobalValue::HiddenVisibility);
       function->setDSOLocal(true);
     }
-    Constant* distance = ConstantExpr::getSub(ConstantExpr::getPtrToInt(function, abi.i64), ConstantExpr::getPtrToInt(image, abi.i64));
-    values.push_back(ConstantExpr::getTrunc(distance, abi.i32));
+    distance_to(function);
   };
   std::uint32_t at = sizeof(abi::ImageHeader);
   auto array = [&](std::uint32_t count) {
@@ -51,6 +55,15 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
   array(functions);
   array(type_count);
   array(type_count);
+  if (has_lines) {
+    auto* lines = new llvm::GlobalVariable(abi.module, abi.i32, true, llvm::GlobalValue::ExternalLinkage, nullptr, kLinesSymbol);
+    lines->setVisibility(llvm::GlobalValue::HiddenVisibility);
+    lines->setDSOLocal(true);
+    distance_to(lines);
+  } else {
+    word(0);
+  }
+  word(0);
   for (std::uint32_t i = 0; i < functions; ++i) code(GuestName(i));
   for (std::uint32_t i = 0; i < functions; ++i) {
     if (with_resume.contains(i)) {

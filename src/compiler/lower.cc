@@ -119,7 +119,9 @@ class Lowerer {
   }
   void EmitTrap(IRBuilder<>& b, Value* context, Value* code) {
     Value* table = Field(b, context, offsetof(abi::Context, builtins));
-    b.CreateCall(abi_.BuiltinType(Builtin::kTrap), LoadFrom(b, table, 0), {context, code})->setDoesNotReturn();
+    CallInst* trap = b.CreateCall(abi_.BuiltinType(Builtin::kTrap), LoadFrom(b, table, 0), {context, code});
+    trap->setDoesNotReturn();
+    if (trap->getDebugLoc()) trap->addFnAttr(llvm::Attribute::NoMerge);
   }
 
   llvm::MDNode* Unlikely() { return llvm::MDBuilder(abi_.llvm).createBranchWeights(1, 1u << 20); }

@@ -20,12 +20,15 @@ void FunctionBuilder::TrapIf(Value* condition, abi::TrapCode code) {
 void FunctionBuilder::Trap(abi::TrapCode code) { b.CreateBr(TrapBlock(code)); }
 
 llvm::BasicBlock* FunctionBuilder::TrapBlock(abi::TrapCode code) {
-  llvm::BasicBlock*& block = traps_[code];
+  const llvm::DebugLoc location = b.getCurrentDebugLocation();
+  llvm::BasicBlock*& block = traps_[{code, location.getAsMDNode()}];
   if (!block) {
     block = NewBlock("trap");
     llvm::IRBuilder<> at(block);
-    at.CreateCall(abi.OpaqueBuiltin(Builtin::kTrap), {context, I32(static_cast<std::uint32_t>(code))})
-        ->setDoesNotReturn();
+    at.SetCurrentDebugLocation(location);
+    llvm::CallInst* trap = at.CreateCall(abi.OpaqueBuiltin(Builtin::kTrap), {context, I32(static_cast<std::uint32_t>(code))});
+    trap->setDoesNotReturn();
+    if (location) trap->addFnAttr(llvm::Attribute::NoMerge);
     at.CreateUnreachable();
   }
   return block;

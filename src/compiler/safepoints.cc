@@ -313,6 +313,7 @@ class CloneBuilder {
     for (Instruction* derived : site.derived) {
       Instruction* copy = derived->clone();
       copy->dropUnknownNonDebugMetadata();
+      copy->setDebugLoc({});  // It names a place in the original.
       for (llvm::Use& operand : copy->operands()) {
         if (auto found = restored.find(operand.get()); found != restored.end()) {
           operand.set(found->second);
@@ -352,7 +353,9 @@ void StripInferredFacts(AbiIr& abi) {
     for (Instruction& instruction : llvm::instructions(function)) {
       auto* call = llvm::dyn_cast<CallInst>(&instruction);
       if (!call || (call->getCalledFunction() && call->getCalledFunction()->isIntrinsic())) continue;
+      const bool apart = call->hasFnAttr(llvm::Attribute::NoMerge);  // Its place tells where a trap happened.
       call->setAttributes(plain);
+      if (apart) call->addFnAttr(llvm::Attribute::NoMerge);
       call->dropUnknownNonDebugMetadata();
     }
   }

@@ -58,6 +58,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     if (!error_) error_ = std::move(error);
     return wabt::Result::Error;
   }
+  void Locate(const wabt::Expr& expr) { f_.LocateAt(expr.loc.offset); }
   R NotSupported(const char* what) { return Fail(Unsupported(std::string("instruction ") + what)); }
 
   // --- Values and locals ---
@@ -156,7 +157,8 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
  public:
   // --- Control ---
   R OnNopExpr(wabt::NopExpr*) override { return kOk; }
-  R OnUnreachableExpr(wabt::UnreachableExpr*) override {
+  R OnUnreachableExpr(wabt::UnreachableExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     f_.Trap(abi::TrapCode::kUnreachable);
     BecomeDead();
@@ -254,6 +256,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnCallExpr(wabt::CallExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     const wabt::Index index = e->var.index();
     const wabt::FuncSignature& sig = module_.ir->funcs[index]->decl.sig;
@@ -262,6 +265,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnCallIndirectExpr(wabt::CallIndirectExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     const wabt::FuncSignature& sig = e->decl.sig;
     const wabt::Index type_index = module_.ir->GetFuncTypeIndex(e->decl);
@@ -341,6 +345,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
 
   // --- Memory ---
   R OnLoadExpr(wabt::LoadExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     Value* address = f_.Address(Pop(), e->offset);
     auto load = [&](llvm::Type* type) { return b_.CreateAlignedLoad(type, address, llvm::Align(1)); };
@@ -380,6 +385,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnStoreExpr(wabt::StoreExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     Value* value = Pop();
     Value* address = f_.Address(Pop(), e->offset);
@@ -404,9 +410,16 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R OnMemoryGrowExpr(wabt::MemoryGrowExpr* e) override {
     return EmitBuiltin(Builtin::kMemoryGrow, {e->memidx.index()}, 1, true);
   }
-  R OnMemoryFillExpr(wabt::MemoryFillExpr*) override { return EmitSynthetic(Synthetic::kMemoryFill); }
-  R OnMemoryCopyExpr(wabt::MemoryCopyExpr*) override { return EmitSynthetic(Synthetic::kMemoryCopy); }
+  R OnMemoryFillExpr(wabt::MemoryFillExpr* e) override {
+    Locate(*e);
+    return EmitSynthetic(Synthetic::kMemoryFill);
+  }
+  R OnMemoryCopyExpr(wabt::MemoryCopyExpr* e) override {
+    Locate(*e);
+    return EmitSynthetic(Synthetic::kMemoryCopy);
+  }
   R OnMemoryInitExpr(wabt::MemoryInitExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kMemoryInit, {e->var.index()}, 3, false);
   }
   R OnDataDropExpr(wabt::DataDropExpr* e) override {
@@ -415,9 +428,11 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
 
   // --- Tables and references ---
   R OnTableGetExpr(wabt::TableGetExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kTableGet, {e->var.index()}, 1, true);
   }
   R OnTableSetExpr(wabt::TableSetExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kTableSet, {e->var.index()}, 2, false);
   }
   R OnTableSizeExpr(wabt::TableSizeExpr* e) override {
@@ -431,12 +446,15 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return EmitBuiltin(Builtin::kTableGrow, {e->var.index()}, 2, true);
   }
   R OnTableFillExpr(wabt::TableFillExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kTableFill, {e->var.index()}, 3, false);
   }
   R OnTableCopyExpr(wabt::TableCopyExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kTableCopy, {e->dst_table.index(), e->src_table.index()}, 3, false);
   }
   R OnTableInitExpr(wabt::TableInitExpr* e) override {
+    Locate(*e);
     return EmitBuiltin(Builtin::kTableInit, {e->segment_index.index(), e->table_index.index()}, 3, false);
   }
   R OnElemDropExpr(wabt::ElemDropExpr* e) override {
@@ -494,6 +512,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnLoadSplatExpr(wabt::LoadSplatExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     auto* type = LaneVector(e->opcode.GetMemorySize());
     Value* lane = b_.CreateAlignedLoad(type->getElementType(), f_.Address(Pop(), e->offset), llvm::Align(1));
@@ -501,6 +520,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnLoadZeroExpr(wabt::LoadZeroExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     auto* type = LaneVector(e->opcode.GetMemorySize());
     Value* lane = b_.CreateAlignedLoad(type->getElementType(), f_.Address(Pop(), e->offset), llvm::Align(1));
@@ -508,6 +528,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnSimdLoadLaneExpr(wabt::SimdLoadLaneExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     auto* type = LaneVector(e->opcode.GetMemorySize());
     Value* vector = b_.CreateBitCast(Pop(), type);
@@ -516,6 +537,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnSimdStoreLaneExpr(wabt::SimdStoreLaneExpr* e) override {
+    Locate(*e);
     if (Dead()) return kOk;
     Value* vector = b_.CreateBitCast(Pop(), LaneVector(e->opcode.GetMemorySize()));
     Value* address = f_.Address(Pop(), e->offset);
@@ -523,8 +545,14 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
   R OnUnaryExpr(wabt::UnaryExpr* e) override { return Unary(e->opcode); }
-  R OnConvertExpr(wabt::ConvertExpr* e) override { return Unary(e->opcode); }
-  R OnBinaryExpr(wabt::BinaryExpr* e) override { return Binary(e->opcode); }
+  R OnConvertExpr(wabt::ConvertExpr* e) override {
+    Locate(*e);
+    return Unary(e->opcode);
+  }
+  R OnBinaryExpr(wabt::BinaryExpr* e) override {
+    Locate(*e);
+    return Binary(e->opcode);
+  }
   R OnCompareExpr(wabt::CompareExpr* e) override { return Binary(e->opcode); }
 
   // --- What the engine does not have ---
@@ -637,13 +665,13 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
 
 }  // namespace
 
-Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi) {
+Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi, SourceScope* scope) {
   const wabt::Func& func = *module.ir->funcs[index];
   auto where = [&] {
     const std::string name = module.FunctionName(index);
     return "func[" + std::to_string(index) + "]" + (name.empty() ? "" : " (" + name + ")");
   };
-  FunctionBuilder builder(abi, abi.GuestFunction(index, abi.GuestType(func.decl.sig)));
+  FunctionBuilder builder(abi, abi.GuestFunction(index, abi.GuestType(func.decl.sig)), scope);
   Translator translator(module, func, builder);
   if (Status status = translator.Run(); !status.ok()) return status.error().Within(where());
   return {};

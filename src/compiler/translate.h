@@ -7,11 +7,13 @@
 #pragma once
 
 #include "compiler/abi_ir.h"
+#include "compiler/source_lines.h"
 
 namespace godwit::compiler {
 
-// Defines GuestName(index) in `abi.module`. kUnsupported names the instruction that the engine does not have.
-Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi);
+// Defines GuestName(index) in `abi.module`, with source locations from `scope` unless it is null. kUnsupported names the
+// instruction that the engine does not have.
+Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi, SourceScope* scope);
 
 // Defines the wrapper of imported function `index`: calls the host function, again after a resume if the host
 // function asked for that (abi::kRestart).

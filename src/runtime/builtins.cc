@@ -5,8 +5,8 @@
 
 #include "runtime/guest_instance.h"
 
-// The guest's return address: a place in the function that called the builtin.
-#define GODWIT_GUEST_PC() (reinterpret_cast<std::uintptr_t>(__builtin_return_address(0)))
+// A place inside the guest's call: what follows it may belong to another function, since the builtin may not return.
+#define GODWIT_GUEST_PC() (reinterpret_cast<std::uintptr_t>(__builtin_return_address(0)) - 1)
 
 extern "C" void godwit_poll(godwit::abi::Context*);
 // Called by godwit_poll, which saved every register.

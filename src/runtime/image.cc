@@ -182,6 +182,7 @@ Status Image::ReadHeader(const fbs::Module& module) {
   GODWIT_ASSIGN(resumes_, CodeTable(header_->resumes, functions, "resume clones", true));
   GODWIT_ASSIGN(entries_, CodeTable(header_->entries, types, "entries", true));
   GODWIT_ASSIGN(reentries_, CodeTable(header_->reentries, types, "reentries", true));
+  GODWIT_TRY(ReadLines());
   const auto add = [this](abi::Code code, std::uint32_t function) {
     if (code != nullptr) names_.push_back({reinterpret_cast<std::uintptr_t>(code), function});
   };
@@ -197,6 +198,64 @@ Status Image::ReadHeader(const fbs::Module& module) {
     return a.begin != b.begin ? a.begin < b.begin : a.function < b.function;
   });
   return {};
+}
+
+namespace {
+
+// An entry of abi::LineTable.
+struct LineFunction {
+  std::int32_t code;
+  std::uint32_t rows;
+};
+struct LineRow {
+  std::uint32_t offset, file, line;
+};
+
+}  // namespace
+
+// Checks the table's bounds once, so that SourceAt can walk it.
+Status Image::ReadLines() {
+  if (header_->lines == 0) return {};
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(header_) + static_cast<std::intptr_t>(header_->lines);
+  if (begin % alignof(abi::LineTable) != 0 || !Readable(begin, sizeof(abi::LineTable))) return Bad("the line table is outside it");
+  const auto* table = reinterpret_cast<const abi::LineTable*>(begin);
+  const std::uint64_t strings = table->strings;
+  if (!Readable(begin, strings + table->string_bytes) || strings < sizeof(abi::LineTable)) return Bad("the line table is outside it");
+  if (table->string_bytes != 0 && *reinterpret_cast<const char*>(begin + strings + table->string_bytes - 1) != 0) {
+    return Bad("the line table's names do not end");
+  }
+  std::uint64_t at = sizeof(abi::LineTable);
+  for (std::uint32_t i = 0; i < table->functions; ++i) {
+    if (!Inside(at, sizeof(LineFunction), strings)) return Bad("the line table is cut off");
+    const auto rows = reinterpret_cast<const LineFunction*>(begin + at)->rows;
+    at += sizeof(LineFunction);
+    if (!Inside(at, std::uint64_t{rows} * sizeof(LineRow), strings)) return Bad("the line table is cut off");
+    at += std::uint64_t{rows} * sizeof(LineRow);
+  }
+  lines_ = table;
+  return {};
+}
+
+std::string Image::SourceAt(std::uintptr_t pc) const {
+  if (lines_ == nullptr) return {};
+  const auto begin = reinterpret_cast<std::uintptr_t>(lines_);
+  const LineRow* found = nullptr;
+  std::uint64_t nearest = ~0ull;  // Distance from the row's code to `pc`.
+  std::uintptr_t at = begin + sizeof(abi::LineTable);
+  for (std::uint32_t i = 0; i < lines_->functions; ++i) {
+    const auto& function = *reinterpret_cast<const LineFunction*>(at);
+    at += sizeof function;
+    const auto* rows = reinterpret_cast<const LineRow*>(at);
+    at += std::uint64_t{function.rows} * sizeof(LineRow);
+    const std::uintptr_t code = begin + static_cast<std::intptr_t>(function.code);
+    if (code > pc || pc - code >= nearest) continue;
+    const LineRow* after = std::upper_bound(rows, rows + function.rows, pc - code,
+                                            [](std::uint64_t offset, const LineRow& row) { return offset < row.offset; });
+    nearest = pc - code;
+    found = after == rows ? nullptr : after - 1;
+  }
+  if (found == nullptr || found->line == 0 || found->file >= lines_->string_bytes) return {};
+  return fmt::format("{}:{}", reinterpret_cast<const char*>(begin + lines_->strings + found->file), found->line);
 }
 
 std::optional<std::uint32_t> Image::FunctionAt(std::uintptr_t pc) const {

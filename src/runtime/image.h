@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -44,6 +45,8 @@ class Image {
   }
   // The function whose code is nearest before `pc`: for messages only, since the compiler may split functions.
   std::optional<std::uint32_t> FunctionAt(std::uintptr_t pc) const;
+  // "file:line" of the source that the instruction at `pc` comes from; empty where the image does not know.
+  std::string SourceAt(std::uintptr_t pc) const;
 
  private:
   struct Range {
@@ -60,6 +63,7 @@ class Image {
   Status ReadHeader(const fbs::Module& module);
   Result<const std::int32_t*> CodeTable(std::int32_t offset, std::uint32_t count, const char* what, bool may_be_absent);
   bool Readable(std::uintptr_t begin, std::uint64_t bytes) const;
+  Status ReadLines();
   abi::Code CodeAt(std::int32_t offset) const {
     return offset == 0 ? nullptr
                        : reinterpret_cast<abi::Code>(reinterpret_cast<std::uintptr_t>(header_) +
@@ -72,6 +76,7 @@ class Image {
   std::vector<Range> text_, readable_;
   std::vector<Named> names_;
   const abi::ImageHeader* header_ = nullptr;
+  const abi::LineTable* lines_ = nullptr;
   const std::int32_t *functions_ = nullptr, *resumes_ = nullptr, *entries_ = nullptr, *reentries_ = nullptr;
   std::shared_ptr<const void> keep_;
 };

@@ -128,5 +128,35 @@ TEST_F(ImageTest, CodeOffsetsMustLeadIntoText) {
   ExpectRefused(ErrorCode::kCorrupt, "entry address");
 }
 
+TEST_F(ImageTest, KnowsTheSourceOfItsCode) {
+  const auto mapped = Map();
+  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
+  const auto sum = reinterpret_cast<std::uintptr_t>((*mapped)->function(test::kSum));
+  EXPECT_EQ((*mapped)->SourceAt(sum), "guest.c:11");
+  EXPECT_EQ((*mapped)->SourceAt(sum + 1), "guest.c:11");
+  EXPECT_EQ((*mapped)->SourceAt(sum + 3), "sum.h:12");
+  EXPECT_EQ((*mapped)->SourceAt(sum + 4), "") << "line 0 is no line";
+  EXPECT_EQ((*mapped)->SourceAt(0), "");
+}
+
+TEST_F(ImageTest, DamagedLineTablesAreRefused) {
+  const Bytes whole = image;
+  const auto lines = [&] { return reinterpret_cast<abi::LineTable*>(reinterpret_cast<std::uint8_t*>(&Guest()) + Guest().lines); };
+  lines()->functions = 3;
+  ExpectRefused(ErrorCode::kCorrupt, "more functions than there are");
+  image = whole;
+  lines()->strings = 0x7ffffff0;
+  ExpectRefused(ErrorCode::kCorrupt, "names past the end");
+  image = whole;
+  lines()->string_bytes -= 1;
+  ExpectRefused(ErrorCode::kCorrupt, "the last name does not end");
+  image = whole;
+  reinterpret_cast<std::uint32_t*>(lines())[4] = 0x10000000;
+  ExpectRefused(ErrorCode::kCorrupt, "more rows than there are");
+  image = whole;
+  Guest().lines = 0x7ffffff0;
+  ExpectRefused(ErrorCode::kCorrupt, "table past the end");
+}
+
 }  // namespace
 }  // namespace godwit::runtime

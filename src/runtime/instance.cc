@@ -309,7 +309,8 @@ std::string GuestInstance::TrapMessage(const Task& task, std::string* function) 
     return fmt::format("{} in a call of {}", text, module_->FunctionLabel(task.function));
   }
   *function = module_->FunctionName(*index);
-  return fmt::format("{} in {}", text, module_->FunctionLabel(*index));
+  const std::string source = module_->image().SourceAt(task.trap_pc);
+  return fmt::format("{} in {}{}", text, module_->FunctionLabel(*index), source.empty() ? "" : " at " + source);
 }
 
 // --- What others ask for ---
@@ -419,8 +420,8 @@ __attribute__((no_sanitize("address"))) std::uintptr_t GuestInstance::GuestProgr
   const auto* top = reinterpret_cast<const std::uintptr_t*>(current()->fiber->stack().top());
   for (; word < top; ++word) {
     if (!image.InText(*word)) continue;
-    const std::optional<std::uint32_t> function = image.FunctionAt(*word);
-    if (function && *function >= module_->module().imported_functions()) return *word;
+    const std::optional<std::uint32_t> function = image.FunctionAt(*word - 1);
+    if (function && *function >= module_->module().imported_functions()) return *word - 1;
   }
   return 0;
 }

@@ -42,10 +42,10 @@ class Cluster:
         return json.loads((self.state / "cluster.json").read_text())
 
 
-def wasm(source, folder):
+def wasm(source, folder, *flags):
     """Compiles a C program to a WASI command, as users do, and returns its path."""
     base = os.path.join(folder, os.path.basename(source).split(".")[0])
-    for command in (["clang-19", "--target=wasm32-wasi", "-O2", "-c", source, "-o", base + ".o"],
+    for command in (["clang-19", "--target=wasm32-wasi", "-O2", *flags, "-c", source, "-o", base + ".o"],
                     ["clang-19", "--target=wasm32-wasi", base + ".o", "-o", base + ".wasm", "-lm"]):
         subprocess.run(command, check=True)
     return base + ".wasm"

@@ -331,10 +331,11 @@ asm(R"(
         .globl godwit_image
         .hidden godwit_image
 godwit_image:
-        .long 0x49575747, 2
+        .long 0x49575747, 3
         .fill 32, 1, 0xab
         .long 24, 6
         .long functions - godwit_image, resumes - godwit_image, entries - godwit_image, reentries - godwit_image
+        .long lines - godwit_image, 0
 functions:
         .long f0 - godwit_image, f1 - godwit_image, f2 - godwit_image, f3 - godwit_image
         .long f4 - godwit_image, f5 - godwit_image, f6 - godwit_image, f7 - godwit_image
@@ -355,5 +356,18 @@ entries:
 reentries:
         .long t0 - godwit_image, t1 - godwit_image, t1 - godwit_image
         .long t3 - godwit_image, t0 - godwit_image, t1 - godwit_image
+lines:
+        .long 2, line_names - lines, line_names_end - line_names
+        .long f3 - lines, 1
+        .long 0, 0, 33
+        .long f5 - lines, 3
+        .long 0, 0, 11
+        .long 2, line_names_second - line_names, 12
+        .long 4, 0, 0
+line_names:
+        .asciz "guest.c"
+line_names_second:
+        .asciz "sum.h"
+line_names_end:
         .text
 )");

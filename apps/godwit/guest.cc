@@ -111,6 +111,15 @@ class Guest {
   Guest(std::shared_ptr<const LoadedModule> module, const RunOptions& options)
       : module_(std::move(module)), options_(options), timer_(options.stop_after_ms) {}
 
+  // Before Begin or Restore.
+  Status Listen() {
+    for (const std::string& address : options_.listen) {
+      GODWIT_TRY(sockets_->Listen(address));
+      std::fprintf(stderr, "listening at %s\n", sockets_->address(sockets_->listeners() - 1).c_str());
+    }
+    return {};
+  }
+
   Status Begin() {
     GODWIT_ASSIGN(auto hosts, MakeHosts());
     GODWIT_ASSIGN(instance_, Instance::Create(module_, std::move(hosts), runtime::Limits()));
@@ -169,6 +178,7 @@ class Guest {
     wasi.args = options_.arguments;
     wasi.env = ParseEnvironment(options_.environment);
     GODWIT_ASSIGN(wasi.preopens, ParseFolders(options_.folders));
+    wasi.sockets = sockets_;
     wasi.stdio = {runtime::FdStream::Borrow(0), runtime::FdStream::Borrow(1), runtime::FdStream::Borrow(2)};
     GODWIT_ASSIGN(auto module, Wasi::Create(std::move(wasi)));
     return std::vector<std::shared_ptr<runtime::HostModule>>{std::move(module)};
@@ -197,6 +207,8 @@ class Guest {
 
   std::shared_ptr<const LoadedModule> module_;
   const RunOptions& options_;
+  // Outlives instances: connections stay while the program is stopped and resumed here.
+  std::shared_ptr<runtime::Sockets> sockets_ = std::make_shared<runtime::Sockets>();
   std::unique_ptr<Instance> instance_;
   runtime::TaskId task_ = 0;
   bool in_start_function_ = false;
@@ -208,6 +220,8 @@ class Guest {
 void AddRunFlags(CLI::App& command, RunOptions& options, bool& no_package) {
   command.add_option("--dir", options.folders, "Folder the program may use, as HOST or HOST:GUEST")
       ->expected(1)->take_all()->allow_extra_args(false)->type_name("HOST[:GUEST]");
+  command.add_option("--tcplisten", options.listen, "Listening TCP socket for the program, behind its folders' descriptors")
+      ->expected(1)->take_all()->allow_extra_args(false)->type_name("ADDRESS:PORT");
   command.add_option("--stop-after", options.stop_after_ms, "Stop after this much run time and write --snapshot")
       ->type_name("MS");
   command.add_option("--snapshot", options.snapshot, "File for the snapshot of --stop-after")->type_name("FILE");
@@ -229,6 +243,7 @@ Result<int> RunProgram(std::shared_ptr<const package::Package> package, const sn
   std::signal(SIGPIPE, SIG_IGN);  // The guest gets EPIPE.
   GODWIT_ASSIGN(std::shared_ptr<const LoadedModule> module, LoadedModule::Load(std::move(package)));
   Guest guest(std::move(module), options);
+  GODWIT_TRY(guest.Listen());
   GODWIT_TRY(from ? guest.Restore(*from) : guest.Begin());
   return guest.Run();
 }

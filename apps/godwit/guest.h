@@ -23,6 +23,7 @@ namespace godwit::cli {
 
 struct RunOptions {
   std::vector<std::string> folders;      // HOST[:GUEST]
+  std::vector<std::string> listen;       // ADDRESS:PORT
   std::vector<std::string> environment;  // K=V, or K for our own value
   std::vector<std::string> arguments;    // argv[0] first
   std::optional<std::uint64_t> stop_after_ms;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/host.h"
+#include "runtime/wasi_sockets.h"
 #include "runtime/wasi_stream.h"
 
 namespace godwit::runtime {
@@ -44,9 +45,11 @@ struct WasiOptions {
   std::vector<std::string> args;                              // args[0] is the program's name.
   std::vector<std::pair<std::string, std::string>> env;
   std::vector<Preopen> preopens;                              // Descriptors 3, 4, ... in this order.
+  // Its listening sockets are the descriptors behind the folders. Null: none, and Load() refuses them.
+  std::shared_ptr<Sockets> sockets;
   std::array<std::shared_ptr<Stream>, 3> stdio;               // Input, output, error; null: closed.
-  // Load() opens host folders that a snapshot names and `preopens` does not map. Off where snapshots come from
-  // others: then Load() refuses them.
+  // Load() opens host folders and listening sockets that a snapshot names and `preopens` and `sockets` do not give. Off
+  // where snapshots come from others: then Load() refuses them.
   bool folders_from_snapshot = true;
   std::shared_ptr<const HostClock> clock;                     // Null: SystemClock().
 };
@@ -59,6 +62,7 @@ class Wasi final : public HostModule {
   static constexpr std::uint32_t kSubscriptionsMax = 4096;    // in one poll_oneoff
   static constexpr std::size_t kArgumentBytesMax = 2 << 20;   // args and env together
   static constexpr std::size_t kDirectoryEntriesMax = 1 << 20;  // of all open listings together
+  static constexpr std::size_t kDetachedBytesMax = 16 << 20;  // of all open files without a name together, to move
 
   // kNotFound or kPermissionDenied naming a folder; kInvalidArgument for a NUL in args or env, an empty guest
   // path, or more than kArgumentBytesMax of args and env.
@@ -67,7 +71,8 @@ class Wasi final : public HostModule {
 
   std::string_view name() const override { return kWasiModule; }
   std::optional<HostFunction> Find(std::string_view function) const override;
-  // kFailedPrecondition names an open file that was removed or replaced: it cannot be opened elsewhere.
+  // Open files that were removed travel with their contents. kFailedPrecondition names an open file that was replaced,
+  // or that takes removed ones past kDetachedBytesMax: it cannot be opened elsewhere.
   Result<Bytes> Save() const override;
   // Replaces the whole state, args and env included; folders of `preopens` with the same guest path are used
   // instead of the snapshot's. kFailedPrecondition names a file or folder that is not there (or not of its

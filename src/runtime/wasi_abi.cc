@@ -34,6 +34,7 @@ Errno FromHostErrno(int host) {
     case ENOMEM: return Errno::kNoMem;
     case ENOSPC: return Errno::kNoSpc;
     case ENOSYS: return Errno::kNoSys;
+    case ENOTCONN: return Errno::kNotConn;
     case ENOTDIR: return Errno::kNotDir;
     case ENOTEMPTY: return Errno::kNotEmpty;
     case ENOTSOCK: return Errno::kNotSock;

@@ -53,6 +53,9 @@ inline constexpr Rights kDirectory = kFdDatasync | kFdFdstatSetFlags | kFdSync |
 // Without seek and tell: wasi-libc's isatty() takes a character device without them for a terminal.
 inline constexpr Rights kStream = kFdRead | kFdWrite | kFdFdstatSetFlags | kFdFilestatGet | kPollFdReadwrite |
     kFdSync | kFdDatasync;
+inline constexpr Rights kListener = kSockAccept | kFdRead | kFdFdstatSetFlags | kFdFilestatGet | kPollFdReadwrite;
+inline constexpr Rights kConnection = kFdRead | kFdWrite | kSockShutdown | kFdFdstatSetFlags | kFdFilestatGet |
+    kPollFdReadwrite;
 inline constexpr Rights kAll = (1ull << 30) - 1;
 }  // namespace right
 
@@ -67,6 +70,8 @@ inline constexpr std::uint32_t kFdAppend = 1, kFdDsync = 2, kFdNonblock = 4, kFd
 inline constexpr std::uint32_t kOpenCreate = 1, kOpenDirectory = 2, kOpenExclusive = 4, kOpenTruncate = 8,
                                kOpenFlagsAll = 15;
 inline constexpr std::uint32_t kLookupFollow = 1;
+inline constexpr std::uint32_t kReceivePeek = 1, kReceiveAll = 2, kReceiveFlagsAll = 3;
+inline constexpr std::uint32_t kShutdownReads = 1, kShutdownWrites = 2;
 inline constexpr std::uint32_t kSetAtim = 1, kSetAtimNow = 2, kSetMtim = 4, kSetMtimNow = 8, kSetTimesAll = 15;
 inline constexpr std::uint32_t kClockRealtime = 0, kClockMonotonic = 1, kClockProcessCpu = 2, kClockThreadCpu = 3;
 inline constexpr std::uint8_t kEventClock = 0, kEventFdRead = 1, kEventFdWrite = 2;

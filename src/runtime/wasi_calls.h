@@ -38,7 +38,9 @@ struct ListedEntry {
   FileType type;
 };
 
-enum class Kind : std::uint8_t { kStream = 0, kPreopen = 1, kFile = 2, kDirectory = 3, kDevice = 4 };
+enum class Kind : std::uint8_t {
+  kStream = 0, kPreopen = 1, kFile = 2, kDirectory = 3, kDevice = 4, kListener = 5, kConnection = 6,
+};
 enum class Access : std::uint8_t { kRead = 0, kWrite = 1, kReadWrite = 2 };
 
 struct Descriptor {
@@ -47,14 +49,18 @@ struct Descriptor {
   Rights rights = 0, inheriting = 0;
   std::uint32_t flags = 0;             // fdflags
   std::uint32_t stream_index = 0;      // kStream: which of stdio.
-  std::uint32_t preopen = 0;           // All but kStream.
+  std::uint32_t preopen = 0;           // What is in a folder.
   std::string path;                    // From the preopened folder, as Location::path.
   Access access = Access::kRead;       // kFile, kDevice: as opened on the host.
   HostFd host;                         // kFile, kDirectory, kDevice.
-  std::shared_ptr<Stream> stream;      // kStream, kDevice.
+  std::shared_ptr<Stream> stream;      // kStream, kDevice, kConnection.
+  std::uint64_t socket = 0;            // kListener: number in Sockets. kConnection: id there.
   std::optional<std::vector<ListedEntry>> listing;  // Directories, once read: a cookie is an index in it.
 
   bool is_directory() const { return kind == Kind::kPreopen || kind == Kind::kDirectory; }
+  bool is_socket() const { return kind == Kind::kListener || kind == Kind::kConnection; }
+  // Files, directories and devices of a folder.
+  bool is_opened() const { return kind == Kind::kFile || kind == Kind::kDirectory || kind == Kind::kDevice; }
 };
 
 class Calls {
@@ -132,7 +138,7 @@ class Calls {
     u64 value;
   };
   static constexpr std::size_t kPendingMax = 4096;
-  enum PendingCall : u32 { kPendingPoll = 1, kPendingWrite = 2 };
+  enum PendingCall : u32 { kPendingPoll = 1, kPendingWrite = 2, kPendingReceive = 3 };
   // A time of the guest's CLOCK_MONOTONIC is that of the host plus this base's difference.
   struct ClockBase {
     u64 guest = 0, host = 0;
@@ -156,6 +162,7 @@ class Calls {
   Errno FindDirectory(u32 fd, Rights needed, Descriptor*& found);
   bool HasRoom() const;
   u32 Add(Descriptor descriptor);  // HasRoom() holds.
+  void Close(u32 fd);              // Open, and is so no more.
   int HostOf(const Descriptor& descriptor) const;
   bool ReadOnly(const Descriptor& descriptor) const;
   std::optional<Pending> TakePending(TaskId task, u32 call, const std::array<u32, 4>& arguments);
@@ -168,6 +175,9 @@ class Calls {
   Errno WriteStream(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 result);
   Errno List(Descriptor& directory);
 
+  // wasi_socket.cc
+  Errno FindConnection(u32 fd, Rights needed, Descriptor*& found);
+
   // wasi_path.cc
   Errno Locate(GuestCall& call, u32 fd, Rights needed, u32 path, u32 path_bytes, bool follow, bool changes,
                Location& location, Descriptor*& directory);
@@ -175,6 +185,10 @@ class Calls {
 
   // wasi_state.cc
   Result<Descriptor> Reopen(const State& state, Descriptor saved, u64 offset) const;
+  Result<Descriptor> LoadSocket(Descriptor saved) const;
+
+  // wasi_removed.cc
+  Result<Descriptor> Remake(const State& state, Descriptor saved, ByteView contents, u64 offset) const;
 
   WasiOptions options_;
   State state_;
@@ -187,6 +201,10 @@ Errno HostTimes(std::uint64_t atim, std::uint64_t mtim, std::uint32_t flags, tim
 // Opens for a path_open or a Load(): fills in `descriptor`'s host, type, kind and stream from an open host fd.
 // kNotSup for pipes and sockets.
 Errno Adopt(HostFd host, Descriptor& descriptor);
+Descriptor ListenerDescriptor(std::uint64_t listener);
+Descriptor ConnectionDescriptor(std::uint64_t id, std::shared_ptr<Connection> connection);
+// All that a removed file holds; kFailedPrecondition, naming it, if that is more than `bytes_max`.
+Result<Bytes> ContentsOf(int fd, const std::string& name, std::uint64_t bytes_max);
 // "a/b" of folder path "a" and Location::path "b".
 std::string JoinPath(const std::string& folder, const std::string& path);
 // Writes fdflags as open(2) flags; NONBLOCK is kept here, never on the host's descriptor.

@@ -53,13 +53,20 @@ Calls::u32 Calls::Add(Descriptor descriptor) {
   return static_cast<u32>(state_.descriptors.size() - 1);
 }
 
+void Calls::Close(u32 fd) {
+  const Descriptor& descriptor = *state_.descriptors[fd];
+  if (descriptor.kind == Kind::kConnection) options_.sockets->Close(descriptor.socket);
+  state_.descriptors[fd].reset();
+}
+
 int Calls::HostOf(const Descriptor& descriptor) const {
   return descriptor.kind == Kind::kPreopen ? state_.folders[descriptor.preopen].host.get()
                                            : descriptor.host.get();
 }
 
 bool Calls::ReadOnly(const Descriptor& descriptor) const {
-  return descriptor.kind != Kind::kStream && state_.folders[descriptor.preopen].preopen.read_only;
+  return (descriptor.is_opened() || descriptor.kind == Kind::kPreopen) &&
+         state_.folders[descriptor.preopen].preopen.read_only;
 }
 
 std::optional<Calls::Pending> Calls::TakePending(TaskId task, u32 call, const std::array<u32, 4>& arguments) {

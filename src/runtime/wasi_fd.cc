@@ -1,8 +1,7 @@
-// fd_*: reading, writing, seeking, status and listing of open descriptors.
+// fd_*: seeking, status, numbers and listing of open descriptors.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,207 +16,16 @@ namespace {
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
-constexpr u32 kVectorsAtOnce = 64;  // Host iovecs on the guest's stack.
 constexpr u64 kOffsetMax = std::numeric_limits<std::int64_t>::max();
-
-// Checks the iovecs and every buffer they name before anything is transferred.
-Errno CheckVectors(const GuestMemory& memory, u32 vectors, u32 count, u64& total) {
-  if (count > Wasi::kVectorsMax) return Errno::kInval;
-  if (memory.Range(vectors, count * kIovecBytes) == nullptr) return Errno::kFault;
-  total = 0;
-  for (u32 i = 0; i < count; ++i) {
-    const u32 address = *Load<u32>(memory, vectors + i * kIovecBytes);
-    const u32 bytes = *Load<u32>(memory, vectors + i * kIovecBytes + 4);
-    if (memory.Range(address, bytes) == nullptr) return Errno::kFault;
-    total += bytes;
-  }
-  return total <= std::numeric_limits<u32>::max() ? Errno::kSuccess : Errno::kInval;
-}
-
-std::span<std::uint8_t> Vector(const GuestMemory& memory, u32 vectors, u32 index) {
-  const u32 address = *Load<u32>(memory, vectors + index * kIovecBytes);
-  const u32 bytes = *Load<u32>(memory, vectors + index * kIovecBytes + 4);
-  return {memory.Range(address, bytes), bytes};
-}
-
-Errno StreamErrno(const Error& error) {
-  switch (error.code) {
-    case ErrorCode::kUnavailable: return Errno::kPipe;
-    case ErrorCode::kUnsupported: return Errno::kBadF;
-    default: return Errno::kIo;
-  }
-}
-
-Blocked WaitFor(const Stream& stream, short events) {
-  Blocked blocked;
-  if (stream.poll_fd() >= 0) blocked.fds.push_back({stream.poll_fd(), events, 0});
-  return blocked;
-}
 
 Errno Checked(int result) { return result == 0 ? Errno::kSuccess : FromHostErrno(errno); }
 
 }  // namespace
 
-Errno Calls::fd_read(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 result) {
-  const Descriptor* found = At(fd);
-  if (found != nullptr && found->stream) return ReadStream(call, fd, vectors, count, result);
-  return Transfer(call, fd, vectors, count, std::nullopt, result, false);
-}
-
-Errno Calls::fd_write(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 result) {
-  const Descriptor* found = At(fd);
-  if (found != nullptr && found->stream) return WriteStream(call, fd, vectors, count, result);
-  return Transfer(call, fd, vectors, count, std::nullopt, result, true);
-}
-
-Errno Calls::fd_pread(GuestCall& call, u32 fd, u32 vectors, u32 count, u64 offset, u32 result) {
-  return Transfer(call, fd, vectors, count, offset, result, false);
-}
-
-Errno Calls::fd_pwrite(GuestCall& call, u32 fd, u32 vectors, u32 count, u64 offset, u32 result) {
-  return Transfer(call, fd, vectors, count, offset, result, true);
-}
-
-Errno Calls::Transfer(GuestCall& call, u32 fd, u32 vectors, u32 count, std::optional<u64> offset, u32 result,
-                      bool write) {
-  Descriptor* file;
-  const Rights needed = (write ? right::kFdWrite : right::kFdRead) | (offset ? right::kFdSeek : 0);
-  if (const Errno error = FindFile(fd, needed, file); error != Errno::kSuccess) return error;
-  const GuestMemory memory = call.memory();
-  std::uint8_t* out = memory.Range(result, 4);
-  if (out == nullptr) return Errno::kFault;
-  u64 total;
-  if (const Errno error = CheckVectors(memory, vectors, count, total); error != Errno::kSuccess) return error;
-  if (offset && *offset > kOffsetMax) return Errno::kInval;
-
-  const int host = file->host.get();
-  u64 done = 0;
-  u32 first = 0;
-  do {
-    iovec batch[kVectorsAtOnce];
-    const u32 size = std::min(kVectorsAtOnce, count - first);
-    u64 batch_bytes = 0;
-    for (u32 i = 0; i < size; ++i) {
-      const auto span = Vector(memory, vectors, first + i);
-      batch[i] = {span.data(), span.size()};
-      batch_bytes += span.size();
-    }
-    ssize_t bytes;
-    do {
-      const int n = static_cast<int>(size);
-      if (offset) {
-        const off_t at = static_cast<off_t>(*offset + done);
-        bytes = write ? ::pwritev(host, batch, n, at) : ::preadv(host, batch, n, at);
-      } else {
-        bytes = write ? ::writev(host, batch, n) : ::readv(host, batch, n);
-      }
-    } while (bytes < 0 && errno == EINTR);
-    if (bytes < 0) {
-      if (done > 0) break;
-      return FromHostErrno(errno);
-    }
-    done += static_cast<u64>(bytes);
-    if (static_cast<u64>(bytes) < batch_bytes) break;
-    first += size;
-  } while (first < count);
-  Put<u32>(out, static_cast<u32>(done));
-  return Errno::kSuccess;
-}
-
-Errno Calls::ReadStream(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 result) {
-  for (;;) {
-    Descriptor* found;
-    if (const Errno error = Find(fd, right::kFdRead, found); error != Errno::kSuccess) return error;
-    if (!found->stream) return Errno::kBadF;  // Another task put something else there while we waited.
-    const GuestMemory memory = call.memory();
-    std::uint8_t* out = memory.Range(result, 4);
-    if (out == nullptr) return Errno::kFault;
-    u64 total;
-    if (const Errno error = CheckVectors(memory, vectors, count, total); error != Errno::kSuccess) return error;
-    u64 done = 0;
-    bool again = false;
-    for (u32 i = 0; i < count; ++i) {
-      const auto to = Vector(memory, vectors, i);
-      if (to.empty()) continue;
-      auto bytes = found->stream->TryRead(to);
-      if (!bytes.ok()) {
-        if (done > 0) break;
-        return StreamErrno(bytes.error());
-      }
-      if (!*bytes) {
-        again = done == 0;
-        break;
-      }
-      done += **bytes;
-      if (**bytes < to.size()) break;
-    }
-    if (!again) {
-      Put<u32>(out, static_cast<u32>(done));
-      return Errno::kSuccess;
-    }
-    if (found->flags & kFdNonblock) return Errno::kAgain;
-    if (call.Block(WaitFor(*found->stream, POLLIN)) == Instance::Wait::kInterrupted) {
-      call.Restart();
-      return Errno::kSuccess;
-    }
-  }
-}
-
-// Writes all of it, as programs expect of a blocking descriptor; an interruption in between is remembered, and
-// the restarted call goes on where it was.
-Errno Calls::WriteStream(GuestCall& call, u32 fd, u32 vectors, u32 count, u32 result) {
-  const std::array<u32, 4> arguments{fd, vectors, count, result};
-  u64 done = 0;
-  if (const auto pending = TakePending(call.task(), kPendingWrite, arguments)) done = pending->value;
-  for (;;) {
-    Descriptor* found;
-    if (const Errno error = Find(fd, right::kFdWrite, found); error != Errno::kSuccess) return error;
-    if (!found->stream) return Errno::kBadF;
-    const GuestMemory memory = call.memory();
-    std::uint8_t* out = memory.Range(result, 4);
-    if (out == nullptr) return Errno::kFault;
-    u64 total;
-    if (const Errno error = CheckVectors(memory, vectors, count, total); error != Errno::kSuccess) return error;
-    done = std::min(done, total);
-    u64 begin = 0;  // Of vector i within the whole.
-    bool again = false;
-    for (u32 i = 0; i < count && !again; ++i) {
-      const auto vector = Vector(memory, vectors, i);
-      const u64 end = begin + vector.size();
-      while (done < end) {
-        auto bytes = found->stream->TryWrite(vector.subspan(done - begin));
-        if (!bytes.ok()) {
-          if (done == 0) return StreamErrno(bytes.error());
-          total = done;
-          break;
-        }
-        if (!*bytes) {
-          again = true;
-          break;
-        }
-        done += **bytes;
-      }
-      begin = end;
-      if (done >= total) break;
-    }
-    if (again && (found->flags & kFdNonblock)) {
-      if (done == 0) return Errno::kAgain;
-      again = false;
-    }
-    if (!again) {
-      Put<u32>(out, static_cast<u32>(done));
-      return Errno::kSuccess;
-    }
-    if (call.Block(WaitFor(*found->stream, POLLOUT)) == Instance::Wait::kInterrupted) {
-      return Interrupted(call, kPendingWrite, arguments, done);
-    }
-  }
-}
-
 Errno Calls::fd_seek(GuestCall& call, u32 fd, u64 offset, u32 whence, u32 result) {
   Descriptor* file;
   const bool only_tells = whence == kSeekCurrent && offset == 0;
-  if (At(fd) != nullptr && At(fd)->stream) return Errno::kSPipe;
+  if (At(fd) != nullptr && (At(fd)->stream || At(fd)->is_socket())) return Errno::kSPipe;
   Errno error = FindFile(fd, only_tells ? right::kFdTell : right::kFdSeek, file);
   if (error == Errno::kNotCapable && only_tells) error = FindFile(fd, right::kFdSeek, file);
   if (error != Errno::kSuccess) return error;
@@ -255,21 +63,21 @@ Errno Calls::fd_allocate(GuestCall&, u32 fd, u64 offset, u64 bytes) {
 
 Errno Calls::fd_close(GuestCall&, u32 fd) {
   if (At(fd) == nullptr) return Errno::kBadF;
-  state_.descriptors[fd].reset();
+  Close(fd);
   return Errno::kSuccess;
 }
 
 Errno Calls::fd_datasync(GuestCall&, u32 fd) {
   Descriptor* found;
   if (const Errno error = Find(fd, right::kFdDatasync, found); error != Errno::kSuccess) return error;
-  if (found->stream) return Errno::kInval;
+  if (found->stream || found->is_socket()) return Errno::kInval;
   return Checked(::fdatasync(HostOf(*found)));
 }
 
 Errno Calls::fd_sync(GuestCall&, u32 fd) {
   Descriptor* found;
   if (const Errno error = Find(fd, right::kFdSync, found); error != Errno::kSuccess) return error;
-  if (found->stream) return Errno::kInval;
+  if (found->stream || found->is_socket()) return Errno::kInval;
   return Checked(::fsync(HostOf(*found)));
 }
 
@@ -319,7 +127,7 @@ Errno Calls::fd_filestat_get(GuestCall& call, u32 fd, u32 result) {
   const GuestMemory memory = call.memory();
   std::uint8_t* out = memory.Range(result, kFilestatBytes);
   if (out == nullptr) return Errno::kFault;
-  if (found->kind == Kind::kStream) {  // Nothing of this machine shows: the stream is another one elsewhere.
+  if (found->kind == Kind::kStream || found->is_socket()) {  // Nothing of this machine shows: elsewhere it is another one.
     std::memset(out, 0, kFilestatBytes);
     out[16] = static_cast<std::uint8_t>(found->type);
     return Errno::kSuccess;
@@ -340,7 +148,7 @@ Errno Calls::fd_filestat_set_size(GuestCall&, u32 fd, u64 size) {
 Errno Calls::fd_filestat_set_times(GuestCall&, u32 fd, u64 atim, u64 mtim, u32 flags) {
   Descriptor* found;
   if (const Errno error = Find(fd, right::kFdFilestatSetTimes, found); error != Errno::kSuccess) return error;
-  if (found->kind == Kind::kStream) return Errno::kInval;
+  if (found->kind == Kind::kStream || found->is_socket()) return Errno::kInval;
   if (ReadOnly(*found)) return Errno::kRoFs;
   timespec times[2];
   if (const Errno error = HostTimes(atim, mtim, flags, times); error != Errno::kSuccess) return error;
@@ -373,8 +181,8 @@ Errno Calls::fd_prestat_dir_name(GuestCall& call, u32 fd, u32 buffer, u32 bytes)
 Errno Calls::fd_renumber(GuestCall&, u32 from, u32 to) {
   if (At(from) == nullptr || At(to) == nullptr) return Errno::kBadF;
   if (from == to) return Errno::kSuccess;
-  state_.descriptors[to] = std::move(*state_.descriptors[from]);
-  state_.descriptors[from].reset();
+  Close(to);
+  state_.descriptors[to] = std::exchange(state_.descriptors[from], std::nullopt);
   return Errno::kSuccess;
 }
 

@@ -142,6 +142,7 @@ Errno Calls::path_open(GuestCall& call, u32 fd, u32 lookup, u32 path, u32 path_b
   const bool read = (rights & (right::kFdRead | right::kFdReaddir)) != 0 || !write;
   if (ReadOnly(*directory) && (write || truncate || (create && !exists))) return Errno::kRoFs;
   if (wants_directory && create) return Errno::kIsDir;
+  if (wants_directory && exists && S_ISDIR(status.st_mode) && (rights & right::kFdWrite) != 0) return Errno::kIsDir;
 
   Descriptor opened;
   opened.access = write ? (read ? Access::kReadWrite : Access::kWrite) : Access::kRead;
@@ -227,7 +228,7 @@ Errno Calls::path_rename(GuestCall& call, u32 from_fd, u32 from, u32 from_bytes,
 // Open files at or beneath the old path are now at the new one.
 void Calls::Renamed(u32 folder_from, const std::string& from, u32 folder_to, const std::string& to) {
   for (auto& descriptor : state_.descriptors) {
-    if (!descriptor || descriptor->kind == Kind::kStream || descriptor->preopen != folder_from) continue;
+    if (!descriptor || !descriptor->is_opened() || descriptor->preopen != folder_from) continue;
     std::string& path = descriptor->path;
     const bool beneath = path.size() > from.size() && path.compare(0, from.size(), from) == 0 &&
                          path[from.size()] == '/';

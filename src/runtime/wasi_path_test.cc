@@ -143,6 +143,15 @@ TEST_F(WasiPathTest, CreatesTruncatesAndRefusesAsFlagsSay) {
   EXPECT_EQ(ReadHost(data() / "new"), "");
 }
 
+TEST_F(WasiPathTest, AFolderCannotBeOpenedForWriting) {
+  const Rights both = right::kFdRead | right::kFdWrite;
+  EXPECT_EQ(TryOpen("a", kOpenDirectory, right::kFdRead), Errno::kSuccess);
+  EXPECT_EQ(TryOpen("a", kOpenDirectory, both), Errno::kIsDir);
+  EXPECT_EQ(TryOpen("a/", 0, both), Errno::kIsDir);
+  EXPECT_EQ(TryOpen("a", 0, both), Errno::kIsDir);
+  EXPECT_EQ(TryOpen("a/b/file", kOpenDirectory, both), Errno::kNotDir);
+}
+
 TEST_F(WasiPathTest, APipeInAFolderIsRefusedInsteadOfWaitedFor) {
   ASSERT_EQ(::mkfifo((data() / "fifo").c_str(), 0600), 0);
   EXPECT_EQ(TryOpen("fifo"), Errno::kNotSup);

@@ -1,4 +1,4 @@
-// Arguments, environment, clocks, waiting, randomness, exit and sockets (of which there are none).
+// Arguments, environment, clocks, waiting, randomness and exit.
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -200,6 +200,13 @@ Errno Calls::poll_oneoff(GuestCall& call, u32 subscriptions, u32 events, u32 cou
         if (found != nullptr && found->is_directory()) error = Errno::kBadF;
         if (error != Errno::kSuccess) {
           add({userdata, error, type, 0, 0});
+        } else if (found->kind == Kind::kListener) {
+          pollfd waiting{options_.sockets->poll_fd(found->socket), POLLIN, 0};
+          if (::poll(&waiting, 1, 0) > 0) {
+            add({userdata, Errno::kSuccess, type, 1, 0});
+          } else {
+            blocked.fds.push_back(waiting);
+          }
         } else if (!found->stream) {  // Files are always ready.
           struct stat status;
           const off_t at = ::lseek(found->host.get(), 0, SEEK_CUR);
@@ -237,20 +244,6 @@ Errno Calls::poll_oneoff(GuestCall& call, u32 subscriptions, u32 events, u32 cou
       return Interrupted(call, kPendingPoll, arguments, begun);
     }
   }
-}
-
-// No descriptor here is a socket.
-Errno Calls::sock_accept(GuestCall&, u32 fd, u32, u32) {
-  return At(fd) == nullptr ? Errno::kBadF : Errno::kNotSock;
-}
-Errno Calls::sock_recv(GuestCall&, u32 fd, u32, u32, u32, u32, u32) {
-  return At(fd) == nullptr ? Errno::kBadF : Errno::kNotSock;
-}
-Errno Calls::sock_send(GuestCall&, u32 fd, u32, u32, u32, u32) {
-  return At(fd) == nullptr ? Errno::kBadF : Errno::kNotSock;
-}
-Errno Calls::sock_shutdown(GuestCall&, u32 fd, u32) {
-  return At(fd) == nullptr ? Errno::kBadF : Errno::kNotSock;
 }
 
 }  // namespace godwit::runtime::wasi

@@ -47,6 +47,14 @@ Descriptor PreopenDescriptor(std::uint32_t index) {
   return descriptor;
 }
 
+bool IsAt(int folder, const std::string& path, const struct stat& opened) {
+  struct stat there;
+  Location location;
+  return Resolve(folder, path.empty() ? std::string_view(".") : std::string_view(path), false, location) == Errno::kSuccess &&
+         ::fstatat(location.at, location.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+         there.st_dev == opened.st_dev && there.st_ino == opened.st_ino;
+}
+
 // Nothing to read, and nowhere to write: in the place of standard streams that are not given.
 class ClosedStream final : public Stream {
  public:
@@ -85,7 +93,8 @@ Result<std::unique_ptr<Calls>> Calls::Create(WasiOptions options) {
     return InvalidArgument("WASI: arguments and environment exceed " + std::to_string(Wasi::kArgumentBytesMax) +
                            " bytes");
   }
-  if (options.preopens.size() + 3 > Wasi::kDescriptorsMax) return InvalidArgument("WASI: too many folders");
+  if (!options.sockets) options.sockets = std::make_shared<Sockets>();
+  if (options.preopens.size() + options.sockets->listeners() + 3 > Wasi::kDescriptorsMax) return InvalidArgument("WASI: too many folders");
 
   std::unique_ptr<Calls> calls(new Calls(std::move(options)));
   State& state = calls->state_;
@@ -107,6 +116,7 @@ Result<std::unique_ptr<Calls>> Calls::Create(WasiOptions options) {
     state.descriptors.emplace_back(PreopenDescriptor(static_cast<std::uint32_t>(state.folders.size())));
     state.folders.push_back({std::move(absolute), std::move(host)});
   }
+  for (std::size_t i = 0; i < calls->options_.sockets->listeners(); ++i) state.descriptors.emplace_back(ListenerDescriptor(i));
   state.monotonic.host = calls->options_.clock->Monotonic();
   state.cpu.host = calls->options_.clock->Cpu();
   return calls;
@@ -115,22 +125,26 @@ Result<std::unique_ptr<Calls>> Calls::Create(WasiOptions options) {
 Result<Bytes> Calls::Save() const {
   flatbuffers::FlatBufferBuilder builder;
   std::vector<flatbuffers::Offset<fbs::WasiDescriptor>> descriptors;
+  std::uint64_t removed_bytes = 0;
   for (u32 fd = 0; fd < state_.descriptors.size(); ++fd) {
     if (!state_.descriptors[fd]) continue;
     const Descriptor& d = *state_.descriptors[fd];
     u64 offset = 0;
-    if (d.kind != Kind::kStream && d.kind != Kind::kPreopen) {
+    bool removed = false;
+    flatbuffers::Offset<flatbuffers::Vector<std::uint8_t>> contents;
+    if (d.is_opened()) {
       const Folder& folder = state_.folders[d.preopen];
       const std::string name = JoinPath(folder.preopen.host, d.path);
-      struct stat opened, there;
+      struct stat opened;
       if (::fstat(d.host.get(), &opened) != 0) return ErrnoError("WASI: open file " + name);
-      Location location;
-      const std::string_view path = d.path.empty() ? std::string_view(".") : std::string_view(d.path);
-      if (Resolve(folder.host.get(), path, false, location) != Errno::kSuccess ||
-          ::fstatat(location.at, location.name.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 ||
-          there.st_dev != opened.st_dev || there.st_ino != opened.st_ino) {
-        return FailedPrecondition("WASI: open file " + name +
-                                  " was removed or replaced, so it cannot be opened again elsewhere");
+      removed = opened.st_nlink == 0 && d.kind != Kind::kDevice;
+      if (!removed && !IsAt(folder.host.get(), d.path, opened)) {
+        return FailedPrecondition("WASI: open file " + name + " was replaced, so it cannot be opened again elsewhere");
+      }
+      if (removed && d.kind == Kind::kFile) {
+        GODWIT_ASSIGN(const Bytes bytes, ContentsOf(d.host.get(), name, Wasi::kDetachedBytesMax - removed_bytes));
+        removed_bytes += bytes.size();
+        contents = builder.CreateVector(bytes);
       }
       if (d.kind == Kind::kFile) {
         const off_t at = ::lseek(d.host.get(), 0, SEEK_CUR);
@@ -151,7 +165,7 @@ Result<Bytes> Calls::Save() const {
     descriptors.push_back(fbs::CreateWasiDescriptor(
         builder, fd, static_cast<fbs::WasiKind>(d.kind), d.stream_index, d.preopen, path,
         static_cast<fbs::WasiAccess>(d.access), d.rights, d.inheriting, d.flags, offset, d.listing.has_value(),
-        listing));
+        listing, d.socket, removed, contents));
   }
   std::vector<flatbuffers::Offset<fbs::WasiVariable>> env;
   for (const auto& [name, value] : state_.env) {
@@ -173,9 +187,12 @@ Result<Bytes> Calls::Save() const {
   const auto saved_preopens = builder.CreateVector(preopens);
   const auto saved_descriptors = builder.CreateVector(descriptors);
   const auto saved_pending = builder.CreateVector(pending);
+  std::vector<std::string> listeners;
+  for (std::size_t i = 0; i < options_.sockets->listeners(); ++i) listeners.push_back(options_.sockets->address(i));
+  const auto saved_listeners = builder.CreateVectorOfStrings(listeners);
   builder.Finish(fbs::CreateWasiState(builder, kStateVersion, args, saved_env, saved_preopens, saved_descriptors,
                                       state_.monotonic.At(options_.clock->Monotonic()),
-                                      state_.cpu.At(options_.clock->Cpu()), saved_pending),
+                                      state_.cpu.At(options_.clock->Cpu()), saved_pending, saved_listeners),
                  fbs::WasiStateIdentifier());
   return Bytes(builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize());
 }
@@ -207,6 +224,12 @@ Result<Descriptor> Calls::Reopen(const State& state, Descriptor saved, u64 offse
   }
   if (kind == Kind::kFile && ::lseek(saved.host.get(), static_cast<off_t>(offset), SEEK_SET) < 0) return gone(errno);
   return saved;
+}
+
+Result<Descriptor> Calls::LoadSocket(Descriptor saved) const {
+  if (saved.kind == Kind::kConnection) return ConnectionDescriptor(saved.socket, options_.sockets->Find(saved.socket));
+  if (saved.socket >= options_.sockets->listeners()) return Corrupt("WASI state: no such listening socket");
+  return ListenerDescriptor(saved.socket);
 }
 
 Status Calls::Load(ByteView unaligned) {
@@ -266,6 +289,16 @@ Status Calls::Load(ByteView unaligned) {
       state.folders.push_back({std::move(preopen), std::move(host).value()});
     }
   }
+  if (saved.listeners() != nullptr) {
+    if (saved.listeners()->size() > Sockets::kListenersMax) return Corrupt("WASI state: too many listening sockets");
+    while (options_.sockets->listeners() < saved.listeners()->size()) {
+      const std::string address = StringOf(saved.listeners()->Get(static_cast<u32>(options_.sockets->listeners())));
+      if (!options_.folders_from_snapshot) return PermissionDenied("WASI state: listening at " + address + " is not allowed here");
+      if (const Status listening = options_.sockets->Listen(address); !listening.ok()) {
+        return FailedPrecondition("WASI state: " + listening.error().message + "; give it another with --tcplisten");
+      }
+    }
+  }
   std::size_t listed = 0;
   if (saved.descriptors() != nullptr) {
     for (const auto* from : *saved.descriptors()) {
@@ -282,6 +315,11 @@ Status Calls::Load(ByteView unaligned) {
         if (from->stream() > 2) return Corrupt(where + ": no such stream");
         d = StreamDescriptor(from->stream(), options_.stdio[from->stream()]);
         if ((from->rights() & ~d.rights) != 0) return Corrupt(where + ": more rights than a stream has");
+      } else if (from->kind() == fbs::WasiKind::listener || from->kind() == fbs::WasiKind::connection) {
+        d.kind = static_cast<Kind>(from->kind());
+        d.socket = from->socket();
+        GODWIT_ASSIGN(d, LoadSocket(std::move(d)));
+        if ((from->rights() & ~d.rights) != 0) return Corrupt(where + ": more rights than a socket has");
       } else {
         if (from->preopen() >= state.folders.size()) return Corrupt(where + ": no such folder");
         if (from->offset() > static_cast<u64>(INT64_MAX)) return Corrupt(where + ": bad offset");
@@ -293,7 +331,15 @@ Status Calls::Load(ByteView unaligned) {
           d.path = StringOf(from->path());
           d.access = static_cast<Access>(from->access());
           d.flags = from->flags();
-          GODWIT_ASSIGN(d, Reopen(state, std::move(d), from->offset()));
+          if (from->removed()) {
+            if (d.kind == Kind::kDevice) return Corrupt(where + ": a removed device");
+            const ByteView contents = from->contents() == nullptr || d.kind == Kind::kDirectory
+                                          ? ByteView() : ByteView(from->contents()->data(), from->contents()->size());
+            if (!copies.Take(contents.size())) return Corrupt(where + ": contents that others share");
+            GODWIT_ASSIGN(d, Remake(state, std::move(d), contents, from->offset()));
+          } else {
+            GODWIT_ASSIGN(d, Reopen(state, std::move(d), from->offset()));
+          }
         }
         const Rights most = d.is_directory() ? right::kDirectory : right::kFile;
         if ((from->rights() & ~most) != 0) return Corrupt(where + ": more rights than its kind has");

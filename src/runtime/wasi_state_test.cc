@@ -126,17 +126,41 @@ TEST_F(WasiStateTest, FilesThatAreGoneAreNamedAndNothingChanges) {
   EXPECT_EQ(wasi_->Load(*saved).error().code, ErrorCode::kFailedPrecondition);
 }
 
-TEST_F(WasiStateTest, AnOpenFileThatWasRemovedOrReplacedCannotBeSaved) {
-  Create("temporary");
-  ASSERT_EQ(Unlink("temporary"), Errno::kSuccess);
-  const auto removed = wasi_->Save();
-  ASSERT_FALSE(removed.ok());
-  EXPECT_EQ(removed.error().code, ErrorCode::kFailedPrecondition);
-  EXPECT_NE(removed.error().message.find("data/temporary"), std::string::npos);
-  WriteHost(data() / "temporary", "another");
-  EXPECT_FALSE(wasi_->Save().ok());
-  ASSERT_EQ(calls().fd_close(guest_, 4), Errno::kSuccess);
+TEST_F(WasiStateTest, AnOpenFileThatWasReplacedCannotBeSaved) {
+  Create("file");
+  std::filesystem::rename(data() / "file", data() / "moved");
+  const auto saved = wasi_->Save();
+  ASSERT_FALSE(saved.ok());
+  EXPECT_EQ(saved.error().code, ErrorCode::kFailedPrecondition);
+  EXPECT_NE(saved.error().message.find("file"), std::string::npos);
+}
+
+TEST_F(WasiStateTest, ARemovedFileTravelsWithItsContentsAndARemovedFolderStaysRemoved) {
+  const u32 fd = Create("file");
+  Write(fd, "0123456789");
+  ASSERT_EQ(calls().fd_seek(guest_, fd, 4, kSeekSet, kOut), Errno::kSuccess);
+  ASSERT_EQ(MakeFolder("folder"), Errno::kSuccess);
+  const u32 folder = OpenFolder("folder");
+  ASSERT_EQ(Unlink("file"), Errno::kSuccess);
+  ASSERT_EQ(calls().path_remove_directory(guest_, 3, PathAt(0, "folder"), 6), Errno::kSuccess);
+  for (int move = 0; move < 2; ++move) Move();
+  EXPECT_EQ(Tell(fd), 4u);
+  EXPECT_EQ(Read(fd, 3), "456");
+  Write(fd, "abc");
+  EXPECT_EQ(Stat("file"), Errno::kNoEnt);
+  EXPECT_EQ(calls().path_create_directory(guest_, folder, PathAt(0, "x"), 1), Errno::kNoEnt);
+  EXPECT_TRUE(std::filesystem::is_empty(data()));
+}
+
+TEST_F(WasiStateTest, RemovedFilesTravelUpToTheLimitTogether) {
+  const u32 fd = Create("file");
+  ASSERT_EQ(Unlink("file"), Errno::kSuccess);
+  ASSERT_EQ(calls().fd_filestat_set_size(guest_, fd, Wasi::kDetachedBytesMax), Errno::kSuccess);
   EXPECT_TRUE(wasi_->Save().ok());
+  const u32 one_more = Create("file");
+  Write(one_more, "x");
+  ASSERT_EQ(Unlink("file"), Errno::kSuccess);
+  EXPECT_EQ(wasi_->Save().error().code, ErrorCode::kFailedPrecondition);
 }
 
 TEST_F(WasiStateTest, RenamedFilesAreFoundAgain) {

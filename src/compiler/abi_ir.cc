@@ -1,12 +1,17 @@
 #include "compiler/abi_ir.h"
 
+#include <llvm/IR/Instructions.h>
+
+#include <iterator>
+
 namespace godwit::compiler {
 
 using llvm::FunctionType;
 
-AbiIr::AbiIr(llvm::Module& m)
+AbiIr::AbiIr(llvm::Module& m, bool may_throw)
     : module(m),
       llvm(m.getContext()),
+      exceptions(may_throw),
       i1(llvm::Type::getInt1Ty(llvm)),
       i8(llvm::Type::getInt8Ty(llvm)),
       i32(llvm::Type::getInt32Ty(llvm)),
@@ -48,29 +53,38 @@ FunctionType* AbiIr::ResumeType(llvm::Type* result) const {
   return FunctionType::get(result, {context_ptr, memory_ptr}, false);
 }
 
-llvm::Function* AbiIr::GuestFunction(std::uint32_t index, FunctionType* type) {
-  const std::string name = GuestName(index);
+llvm::Function* AbiIr::MakeGuest(const std::string& name, FunctionType* type, llvm::CallingConv::ID convention) {
   if (llvm::Function* found = module.getFunction(name)) return found;
   auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, module);
+  function->setCallingConv(convention);
   function->setVisibility(llvm::GlobalValue::HiddenVisibility);
   function->setDSOLocal(true);
-  function->setDoesNotThrow();
+  if (!exceptions) function->setDoesNotThrow();
   // Context and memory never overlap, and each function reaches them only through its parameters.
   function->addParamAttr(0, llvm::Attribute::NoAlias);
   function->addParamAttr(1, llvm::Attribute::NoAlias);
   return function;
 }
 
-llvm::Function* AbiIr::Opaque(const std::string& name, FunctionType* type) {
+llvm::Function* AbiIr::GuestFunction(std::uint32_t index, FunctionType* type) {
+  return MakeGuest(GuestName(index), type, llvm::CallingConv::C);
+}
+
+llvm::Function* AbiIr::TailFunction(std::uint32_t index, FunctionType* type) {
+  return MakeGuest(TailName(index), type, llvm::CallingConv::Tail);
+}
+
+llvm::Function* AbiIr::Opaque(const std::string& name, FunctionType* type, bool runs_guest) {
   if (llvm::Function* found = module.getFunction(name)) return found;
   auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, module);
-  function->setDoesNotThrow();
+  if (!exceptions || !runs_guest) function->setDoesNotThrow();
   return function;
 }
 
 llvm::Function* AbiIr::OpaqueBuiltin(Builtin builtin) {
-  llvm::Function* function = Opaque(std::string("gw.") + BuiltinName(builtin), BuiltinType(builtin));
-  if (builtin == Builtin::kTrap) {
+  const bool throws = builtin == Builtin::kThrow;
+  llvm::Function* function = Opaque(std::string("gw.") + BuiltinName(builtin), BuiltinType(builtin), throws);
+  if (builtin == Builtin::kTrap || throws) {
     function->setDoesNotReturn();
     function->addFnAttr(llvm::Attribute::Cold);
   }
@@ -99,6 +113,8 @@ FunctionType* AbiIr::BuiltinType(Builtin builtin) const {
     case Builtin::kTableCopy: return make(void_, 5);
     case Builtin::kTableInit: return make(void_, 5);
     case Builtin::kElemDrop: return make(void_, 1);
+    case Builtin::kThrow: return make(void_, 1);
+    case Builtin::kCatch: return make(i32, 0);
   }
   GODWIT_CHECK(false, "builtin");
 }
@@ -112,13 +128,21 @@ llvm::Value* AbiIr::LoadField(llvm::IRBuilderBase& b, llvm::Value* context, llvm
   return b.CreateAlignedLoad(type, FieldAddress(b, context, offset), llvm::Align(4));
 }
 
+bool IsFollowedByReturn(const llvm::CallInst& call) {
+  auto* ret = llvm::dyn_cast<llvm::ReturnInst>(call.getNextNode());
+  return ret && (!ret->getReturnValue() || ret->getReturnValue() == &call);
+}
+
 std::string GuestName(std::uint32_t index) { return "wasm." + std::to_string(index); }
+std::string TailName(std::uint32_t index) { return "tail." + std::to_string(index); }
 std::string ResumeName(std::uint32_t index) { return "resume." + std::to_string(index); }
 
 const char* BuiltinName(Builtin builtin) {
   static constexpr const char* kNames[] = {"trap",       "poll",      "next_resume", "memory_grow", "memory_fill",
                                            "memory_copy", "memory_init", "data_drop", "table_get",   "table_set",
-                                           "table_grow", "table_fill", "table_copy", "table_init",  "elem_drop"};
+                                           "table_grow", "table_fill", "table_copy", "table_init",  "elem_drop",
+                                           "throw",      "catch"};
+  static_assert(std::size(kNames) == kBuiltins);
   return kNames[static_cast<unsigned>(builtin)];
 }
 

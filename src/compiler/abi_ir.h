@@ -2,7 +2,10 @@
 // functions that stand for the runtime until they are lowered (compiler/lower.h).
 //
 // Opaque functions keep code addresses out of the middle end: "gw.trap", "gw.host.N", "gw.icall.TABLE.TYPE",
-// "gw.<builtin>". "isa.swizzle" stands for what each ISA does in its own instructions. Guest functions are "wasm.N" by module function index.
+// "gw.global.N.get|set", "gw.tag.N", "gw.<builtin>"; "gw.tail_host.N" and "gw.tail_icall.TABLE.TYPE" in tail position;
+// "gw.threw" asks whether the call before it ended in an exception. "isa.swizzle" stands for what each ISA does in its own
+// instructions. Guest functions are "wasm.N" by module function index; the body of one that makes tail calls is "tail.N",
+// of calling convention tailcc, and "wasm.N" calls that.
 #pragma once
 
 #include <llvm/IR/IRBuilder.h>
@@ -23,8 +26,9 @@ inline constexpr unsigned kMemorySpace = 2;   // Pointers into linear memory 0. 
 // Position of a builtin in abi::Builtins.
 enum class Builtin : unsigned {
   kTrap, kPoll, kNextResume, kMemoryGrow, kMemoryFill, kMemoryCopy, kMemoryInit, kDataDrop, kTableGet, kTableSet,
-  kTableGrow, kTableFill, kTableCopy, kTableInit, kElemDrop,
+  kTableGrow, kTableFill, kTableCopy, kTableInit, kElemDrop, kThrow, kCatch,
 };
+inline constexpr unsigned kBuiltins = 17;
 
 // Functions of our own making that follow the module's functions in the index space.
 enum class Synthetic : unsigned { kMemoryFill, kMemoryCopy };
@@ -32,7 +36,8 @@ inline constexpr unsigned kSyntheticFunctions = 2;
 
 class AbiIr {
  public:
-  explicit AbiIr(llvm::Module& module);
+  // `exceptions`: whether guest functions may throw, for all that the optimiser knows.
+  explicit AbiIr(llvm::Module& module, bool exceptions = false);
 
   llvm::Type* ValueType(wabt::Type type) const;
   llvm::Type* ResultType(const wabt::FuncSignature& signature) const;
@@ -41,8 +46,10 @@ class AbiIr {
 
   // The guest function's declaration or definition, made on first use.
   llvm::Function* GuestFunction(std::uint32_t index, llvm::FunctionType* type);
-  // An opaque stand-in, made on first use.
-  llvm::Function* Opaque(const std::string& name, llvm::FunctionType* type);
+  // The entry for tail calls of a guest function that makes some, likewise.
+  llvm::Function* TailFunction(std::uint32_t index, llvm::FunctionType* type);
+  // An opaque stand-in, made on first use; one that runs guest functions may throw what they throw.
+  llvm::Function* Opaque(const std::string& name, llvm::FunctionType* type, bool runs_guest = false);
   llvm::Function* OpaqueBuiltin(Builtin builtin);
   // The builtin's C type.
   llvm::FunctionType* BuiltinType(Builtin builtin) const;
@@ -53,12 +60,22 @@ class AbiIr {
 
   llvm::Module& module;
   llvm::LLVMContext& llvm;
+  const bool exceptions;
   llvm::Type *i1, *i8, *i32, *i64, *f32, *f64, *void_;
   llvm::Type* v128;  // <2 x i64>, whatever the lanes mean.
   llvm::PointerType *context_ptr, *memory_ptr, *ptr;
+
+ private:
+  llvm::Function* MakeGuest(const std::string& name, llvm::FunctionType* type, llvm::CallingConv::ID convention);
 };
 
+// Whether a function of this name is a guest function: its index follows the first five characters.
+inline bool IsGuestName(llvm::StringRef name) { return name.starts_with("wasm.") || name.starts_with("tail."); }
+// Whether the call's result, if any, is returned at once.
+bool IsFollowedByReturn(const llvm::CallInst& call);
+
 std::string GuestName(std::uint32_t index);
+std::string TailName(std::uint32_t index);
 std::string ResumeName(std::uint32_t index);
 const char* BuiltinName(Builtin builtin);
 

@@ -12,6 +12,7 @@
 
 #include "compiler/codegen.h"
 #include "compiler/describe.h"
+#include "compiler/exceptions.h"
 #include "compiler/image_tables.h"
 #include "compiler/line_table.h"
 #include "compiler/lower.h"
@@ -122,7 +123,7 @@ class Compilation {
     llvm::LLVMContext context;
     llvm::Module module("wasm", context);
     PrepareForMiddleEnd(module);
-    AbiIr abi(module);
+    AbiIr abi(module, module_.uses.exceptions);
     if (first) {
       for (std::uint32_t i = 0; i < module_.ir->num_func_imports; ++i) DefineImportWrapper(module_, i, abi);
       for (unsigned i = 0; i < kSyntheticFunctions; ++i) DefineSynthetic(module_, static_cast<Synthetic>(i), abi);
@@ -135,6 +136,10 @@ class Compilation {
     if (scope) scope->Finish();
     GODWIT_TRY(Verify(module, "translation"));
     Optimise(module, level_);
+    LowerExceptions(abi);
+    for (std::uint32_t i = partition.first; i < partition.end; ++i) {
+      if (module_.uses.tail_calls[i]) DefineTailWrapper(module_, i, abi);
+    }
     RestoreContextArguments(abi);
     if (options_.safepoints) {
       GODWIT_ASSIGN(partition.safepoints, InsertSafepoints(abi));
@@ -223,6 +228,9 @@ Result<Output> Compile(ByteView source, std::string_view name, const Options& op
   if (options.optimisation_level > 3) return InvalidArgument("optimisation levels are 0 to 3");
   InitialiseTargets();
   GODWIT_ASSIGN(wasm::Module module, wasm::Read(source, name));
+  if (llvm::is_contained(module.uses.tail_calls, true) && llvm::is_contained(options.targets, package::Isa::kRiscv64)) {
+    return Unsupported("tail calls on riscv64").Within(name);
+  }
   std::uint64_t code_bytes = 0;
   for (std::uint32_t bytes : module.body_bytes) code_bytes += bytes;
   int level = options.optimisation_level;

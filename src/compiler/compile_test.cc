@@ -133,9 +133,57 @@ TEST(CompileTest, ImagesHaveNoDynamicRelocations) {
 }
 
 TEST(CompileTest, WhatIsNotSupportedIsRefusedByName) {
-  const Error error = MustFail("(module (tag) (func (throw 0)))");
-  EXPECT_THAT(error.message, HasSubstr("exception"));
-  EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+  const auto refused = [](std::string_view text, std::string_view feature) {
+    const Error error = MustFail(text);
+    EXPECT_THAT(error.message, HasSubstr(feature));
+    EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+  };
+  // Results that not every ISA returns in registers.
+  refused("(module (func $f (result i32 i64 i32 i32) (return_call $f)))", "tail calls in a function with more than 3 integer");
+  refused("(module (func $f (result f32 f64 f32) (return_call $f)))", "2 floating-point");
+  refused("(module (func $f (result v128 v128 v128 f32 f32) (return_call $f)))", "4 floating-point and vector");
+}
+
+TEST(CompileTest, TailCallsAreRefusedForIsasThatCannotMakeThem) {
+  constexpr std::string_view kTail = "(module (func $f (result i32 i64 i32 f64 f32) (return_call $f)))";
+  const auto output = Compile(AsBytes(kTail), "test.wat", For({Isa::kX86_64, Isa::kRiscv64}));
+  ASSERT_FALSE(output.ok());
+  EXPECT_EQ(output.error().code, ErrorCode::kUnsupported);
+  MustCompile(kTail, For({Isa::kX86_64, Isa::kAarch64}));
+}
+
+TEST(CompileTest, ATailCallInALoopOfThemIsPolledAndTheWrapperIsNot) {
+  // The optimiser knows that it always gives 0.
+  const Output output = MustCompile(R"((module
+    (func $count (export "count") (param i64) (result i64)
+      (if (result i64) (i64.eqz (local.get 0)) (then (local.get 0))
+        (else (return_call $count (i64.sub (local.get 0) (i64.const 1))))))))", For({Isa::kX86_64}));
+  EXPECT_EQ(SafepointsOf(Description(output), 0), 1u);
+}
+
+TEST(CompileTest, ExceptionsNeedNoCheckBeyondTheSafepoints) {
+  // `f` calls one function that may throw and stop: one safepoint, and it keeps no value of the landing's.
+  const Output output = MustCompile(R"((module (import "m" "host" (func $host)) (tag $e (param i32))
+    (func $throws (param i32) (call $host) (throw $e (local.get 0)))
+    (func (export "f") (param i32) (result i32)
+      (try (result i32) (do (call $throws (local.get 0)) (i32.const 0)) (catch $e)))))", For({Isa::kX86_64, Isa::kAarch64}));
+  const fbs::Module& module = Description(output);
+  EXPECT_TRUE(module.catches_exceptions());
+  EXPECT_EQ(module.tags()->size(), 1u);
+  EXPECT_LE(SafepointsOf(module, 2), 1u);
+}
+
+TEST(CompileTest, ConstantExpressionsOfLiteralsAreLiterals) {
+  const Output output = MustCompile(R"((module (import "m" "g" (global i32))
+    (global i32 (i32.sub (i32.const 2) (i32.mul (i32.const 3) (i32.const 4))))
+    (global i64 (i64.add (i64.const 0x100000000) (i64.const -1)))
+    (global i32 (i32.add (global.get 0) (i32.const 1)))))", For({Isa::kX86_64}));
+  const auto* globals = Description(output).globals();
+  EXPECT_EQ(globals->Get(0)->init()->kind(), fbs::InitKind::constant);
+  EXPECT_EQ(globals->Get(0)->init()->lo(), 0xfffffff6u);
+  EXPECT_EQ(globals->Get(1)->init()->lo(), 0xffffffffu);
+  EXPECT_EQ(globals->Get(2)->init()->kind(), fbs::InitKind::expression);
+  EXPECT_EQ(Description(output).expressions()->size(), 3u);
 }
 
 TEST(CompileTest, WhatDoesNotDecodeOrValidateIsRefusedWithItsPlace) {

@@ -25,6 +25,7 @@ fbs::ExternKind Convert(wabt::ExternalKind kind) {
     case wabt::ExternalKind::Table: return fbs::ExternKind::table;
     case wabt::ExternalKind::Memory: return fbs::ExternKind::memory;
     case wabt::ExternalKind::Global: return fbs::ExternKind::global;
+    case wabt::ExternalKind::Tag: return fbs::ExternKind::tag;
     default: return fbs::ExternKind::function;
   }
 }
@@ -37,10 +38,20 @@ fbs::SegmentMode Convert(wabt::SegmentKind kind) {
   }
 }
 
-// A validated constant expression of one instruction.
-fbs::Init ConvertInit(const wabt::ExprList& exprs) {
-  if (exprs.empty()) return fbs::Init(fbs::InitKind::constant, 0, 0, 0);
-  const wabt::Expr& expr = exprs.front();
+fbs::InitKind ArithmeticOf(wabt::Opcode opcode) {
+  switch (opcode) {
+    case wabt::Opcode::I32Add: return fbs::InitKind::i32_add;
+    case wabt::Opcode::I32Sub: return fbs::InitKind::i32_sub;
+    case wabt::Opcode::I32Mul: return fbs::InitKind::i32_mul;
+    case wabt::Opcode::I64Add: return fbs::InitKind::i64_add;
+    case wabt::Opcode::I64Sub: return fbs::InitKind::i64_sub;
+    case wabt::Opcode::I64Mul: return fbs::InitKind::i64_mul;
+    default: GODWIT_CHECK(false, "an instruction that is not constant");
+  }
+}
+
+// One instruction of a validated constant expression.
+fbs::Init ConvertStep(const wabt::Expr& expr) {
   switch (expr.type()) {
     case wabt::ExprType::Const: {
       const wabt::Const& c = wabt::cast<wabt::ConstExpr>(&expr)->const_;
@@ -52,8 +63,44 @@ fbs::Init ConvertInit(const wabt::ExprList& exprs) {
       return fbs::Init(fbs::InitKind::global_get, wabt::cast<wabt::GlobalGetExpr>(&expr)->var.index(), 0, 0);
     case wabt::ExprType::RefFunc:
       return fbs::Init(fbs::InitKind::ref_func, wabt::cast<wabt::RefFuncExpr>(&expr)->var.index(), 0, 0);
+    case wabt::ExprType::Binary:
+      return fbs::Init(ArithmeticOf(wabt::cast<wabt::BinaryExpr>(&expr)->opcode), 0, 0, 0);
     default: return fbs::Init(fbs::InitKind::ref_null, 0, 0, 0);
   }
+}
+
+// What two literals make.
+std::uint64_t Fold(fbs::InitKind operation, std::uint64_t x, std::uint64_t y) {
+  switch (operation) {
+    case fbs::InitKind::i32_add: return static_cast<std::uint32_t>(x + y);
+    case fbs::InitKind::i32_sub: return static_cast<std::uint32_t>(x - y);
+    case fbs::InitKind::i32_mul: return static_cast<std::uint32_t>(x * y);
+    case fbs::InitKind::i64_add: return x + y;
+    case fbs::InitKind::i64_sub: return x - y;
+    default: return x * y;
+  }
+}
+
+// `expressions` receives the steps of what is more than literals or one instruction.
+fbs::Init ConvertInit(const wabt::ExprList& exprs, std::vector<fbs::Init>& expressions) {
+  if (exprs.empty()) return fbs::Init(fbs::InitKind::constant, 0, 0, 0);
+  if (exprs.size() == 1) return ConvertStep(exprs.front());
+  std::vector<fbs::Init> steps;
+  for (const wabt::Expr& expr : exprs) {
+    const fbs::Init step = ConvertStep(expr);
+    const std::size_t n = steps.size();
+    if (step.kind() > fbs::InitKind::expression && steps[n - 1].kind() == fbs::InitKind::constant &&
+        steps[n - 2].kind() == fbs::InitKind::constant) {
+      steps[n - 2] = fbs::Init(fbs::InitKind::constant, 0, Fold(step.kind(), steps[n - 2].lo(), steps[n - 1].lo()), 0);
+      steps.pop_back();
+    } else {
+      steps.push_back(step);
+    }
+  }
+  if (steps.size() == 1) return steps[0];
+  const auto begin = static_cast<std::uint32_t>(expressions.size());
+  expressions.insert(expressions.end(), steps.begin(), steps.end());
+  return fbs::Init(fbs::InitKind::expression, begin, steps.size(), 0);
 }
 
 std::vector<fbs::ValueType> Convert(const wabt::TypeVector& types) {
@@ -78,6 +125,7 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
                      ByteView ir_hash, std::string_view wasm_digest, bool safepoints_enabled) {
   const wabt::Module& ir = *module.ir;
   flatbuffers::FlatBufferBuilder b(1 << 16);
+  std::vector<fbs::Init> expressions;
 
   std::vector<flatbuffers::Offset<fbs::FunctionType>> type_offsets;
   for (const wabt::FuncSignature& sig : types.signatures) {
@@ -92,6 +140,8 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
     wabt::Limits limits;
     if (auto* func = wabt::dyn_cast<wabt::FuncImport>(import)) {
       type = ir.GetFuncTypeIndex(func->func.decl);
+    } else if (auto* tag = wabt::dyn_cast<wabt::TagImport>(import)) {
+      type = ir.GetFuncTypeIndex(tag->tag.decl);
     } else if (auto* global = wabt::dyn_cast<wabt::GlobalImport>(import)) {
       value_type = Convert(global->global.type);
       is_mutable = global->global.mutable_;
@@ -142,8 +192,12 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
   }
   std::vector<flatbuffers::Offset<fbs::Global>> globals;
   for (std::size_t i = ir.num_global_imports; i < ir.globals.size(); ++i) {
-    const fbs::Init init = ConvertInit(ir.globals[i]->init_expr);
+    const fbs::Init init = ConvertInit(ir.globals[i]->init_expr, expressions);
     globals.push_back(fbs::CreateGlobal(b, Convert(ir.globals[i]->type), ir.globals[i]->mutable_, &init));
+  }
+  std::vector<flatbuffers::Offset<fbs::Tag>> tags;
+  for (std::size_t i = ir.num_tag_imports; i < ir.tags.size(); ++i) {
+    tags.push_back(fbs::CreateTag(b, ir.GetFuncTypeIndex(ir.tags[i]->decl)));
   }
   std::vector<flatbuffers::Offset<fbs::Export>> exports;
   for (const wabt::Export* e : ir.exports) {
@@ -152,14 +206,14 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
   }
   std::vector<flatbuffers::Offset<fbs::DataSegment>> data;
   for (const wabt::DataSegment* segment : ir.data_segments) {
-    const fbs::Init offset = ConvertInit(segment->offset);
+    const fbs::Init offset = ConvertInit(segment->offset, expressions);
     data.push_back(fbs::CreateDataSegmentDirect(b, Convert(segment->kind), 0, &offset, &segment->data));
   }
   std::vector<flatbuffers::Offset<fbs::ElementSegment>> elements;
   for (const wabt::ElemSegment* segment : ir.elem_segments) {
-    const fbs::Init offset = ConvertInit(segment->offset);
+    const fbs::Init offset = ConvertInit(segment->offset, expressions);
     std::vector<fbs::Init> items;
-    for (const wabt::ExprList& item : segment->elem_exprs) items.push_back(ConvertInit(item));
+    for (const wabt::ExprList& item : segment->elem_exprs) items.push_back(ConvertInit(item, expressions));
     const std::uint32_t table = segment->kind == wabt::SegmentKind::Active ? segment->table_var.index() : 0;
     elements.push_back(fbs::CreateElementSegmentDirect(b, Convert(segment->kind), table, &offset, &items));
   }
@@ -170,7 +224,8 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
       b.CreateVector(type_offsets), b.CreateVector(imports), ir.num_func_imports, b.CreateVectorOfStructs(functions),
       b.CreateVectorOfStrings(names), b.CreateVectorOfStructs(records), b.CreateVector(pointers), b.CreateVector(tables),
       b.CreateVector(memories), b.CreateVector(globals), b.CreateVector(exports), !ir.starts.empty(),
-      ir.starts.empty() ? 0 : ir.starts[0]->index(), b.CreateVector(data), b.CreateVector(elements));
+      ir.starts.empty() ? 0 : ir.starts[0]->index(), b.CreateVector(data), b.CreateVector(elements),
+      b.CreateVectorOfStructs(expressions), b.CreateVector(tags), module.uses.exceptions);
   fbs::FinishModuleBuffer(b, root);
   return Bytes(b.GetBufferPointer(), b.GetBufferPointer() + b.GetSize());
 }

@@ -17,7 +17,7 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
 
   // One flat array of int32, so that every difference to its own address is a link-time constant.
   const std::uint32_t header_words = sizeof(abi::ImageHeader) / 4;
-  const std::uint32_t words = header_words + 2 * functions + 2 * type_count;
+  const std::uint32_t words = header_words + 3 * functions + 2 * type_count;
   auto* array_type = llvm::ArrayType::get(abi.i32, words);
   auto* image = new llvm::GlobalVariable(abi.module, array_type, true, llvm::GlobalValue::ExternalLinkage, nullptr, kImageSymbol);
   image->setVisibility(llvm::GlobalValue::ProtectedVisibility);
@@ -63,7 +63,7 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
   } else {
     word(0);
   }
-  word(0);
+  array(functions);
   for (std::uint32_t i = 0; i < functions; ++i) code(GuestName(i));
   for (std::uint32_t i = 0; i < functions; ++i) {
     if (with_resume.contains(i)) {
@@ -74,6 +74,13 @@ void DefineImageTables(const wasm::Module& module, const TypeTable& types, const
   }
   for (std::uint32_t i = 0; i < type_count; ++i) code("entry." + std::to_string(i));
   for (std::uint32_t i = 0; i < type_count; ++i) code("reentry." + std::to_string(i));
+  for (std::uint32_t i = 0; i < functions; ++i) {
+    if (i < module.uses.tail_calls.size() && module.uses.tail_calls[i]) {
+      code(TailName(i));
+    } else {
+      word(0);
+    }
+  }
   GODWIT_CHECK(values.size() == words, "image table layout");
   image->setInitializer(llvm::ConstantArray::get(array_type, values));
 }

@@ -16,7 +16,7 @@ using llvm::Value;
 class Lowerer {
  public:
   explicit Lowerer(AbiIr& abi) : abi_(abi) {
-    for (unsigned i = 0; i <= static_cast<unsigned>(Builtin::kElemDrop); ++i) {
+    for (unsigned i = 0; i < kBuiltins; ++i) {
       builtins_[std::string("gw.") + BuiltinName(static_cast<Builtin>(i))] = i;
     }
   }
@@ -50,15 +50,25 @@ class Lowerer {
       CallEntry(b, call, b.CreateConstGEP1_64(abi_.i8, imports, number * sizeof(abi::FunctionEntry)), call.arg_size());
     } else if (name.starts_with("gw.global.")) {
       LowerGlobal(b, call, std::stoul(name.substr(10)));
+    } else if (name.starts_with("gw.tag.")) {
+      call.replaceAllUsesWith(Load32(b, Field(b, context, offsetof(abi::Context, tags)), std::stoul(name.substr(7)) * 4));
+      call.eraseFromParent();
+    } else if (name == "gw.threw") {
+      llvm::LoadInst* state = b.CreateAlignedLoad(abi_.i32, context, llvm::Align(8));
+      state->setVolatile(true);
+      call.replaceAllUsesWith(b.CreateICmpNE(b.CreateAnd(state, abi::kException), b.getInt32(0)));
+      call.eraseFromParent();
+    } else if (name.starts_with("gw.tail_host.")) {
+      LowerTailHost(b, call, static_cast<std::uint32_t>(std::stoul(name.substr(13))));
     } else {
       LowerIndirect(call, name);
     }
   }
 
-  // gw.icall.TABLE.TYPE(context, memory, parameters..., element index)
+  // gw.icall.TABLE.TYPE(context, memory, parameters..., element index), and gw.tail_icall likewise.
   void LowerIndirect(CallInst& call, const std::string& name) {
-    const std::size_t dot = name.find('.', 9);
-    const unsigned long table = std::stoul(name.substr(9, dot - 9)), type = std::stoul(name.substr(dot + 1));
+    const std::size_t begin = name.find('.', 3) + 1, dot = name.find('.', begin);
+    const unsigned long table = std::stoul(name.substr(begin, dot - begin)), type = std::stoul(name.substr(dot + 1));
     IRBuilder<> b(&call);
     Value* context = call.getArgOperand(0);
     Value* index = call.getArgOperand(call.arg_size() - 1);
@@ -82,7 +92,40 @@ class Lowerer {
     EmitTrap(at_bad, context, code);
 
     b.SetInsertPoint(&call);
+    if (call.isMustTailCall()) JumpIfPossible(call, entry, call.arg_size() - 1);
+    b.SetInsertPoint(&call);
     CallEntry(b, call, entry, call.arg_size() - 1);
+  }
+
+  // gw.tail_host.N(context, memory, parameters...): another instance's function may be jumped to; else the import's
+  // wrapper is called, which knows how to call a host function again.
+  void LowerTailHost(IRBuilder<>& b, CallInst& call, std::uint32_t number) {
+    if (call.isMustTailCall()) {
+      Value* imports = Field(b, call.getArgOperand(0), offsetof(abi::Context, imports));
+      JumpIfPossible(call, b.CreateConstGEP1_64(abi_.i8, imports, number * sizeof(abi::FunctionEntry)), call.arg_size());
+    }
+    call.setTailCallKind(CallInst::TCK_None);
+    call.setCalledFunction(abi_.GuestFunction(number, call.getFunctionType()));
+    call.setCallingConv(llvm::CallingConv::C);
+  }
+
+  // Before `call`, which returns follow: jumps to the entry for tail calls of what the abi::FunctionEntry says, if it
+  // has one.
+  void JumpIfPossible(CallInst& call, Value* entry, unsigned count) {
+    IRBuilder<> b(&call);
+    Value* distance = Load32(b, entry, offsetof(abi::FunctionEntry, tail));
+    llvm::Instruction* last = llvm::SplitBlockAndInsertIfThen(b.CreateICmpNE(distance, b.getInt32(0)), &call, true);
+    b.SetInsertPoint(last);
+    Value* code = b.CreateGEP(abi_.i8, b.CreateAlignedLoad(abi_.ptr, entry, llvm::Align(8)), b.CreateSExt(distance, abi_.i64));
+    CallInst* jump = CreateEntryCall(b, call, entry, code, count);
+    jump->setCallingConv(llvm::CallingConv::Tail);
+    jump->setTailCallKind(CallInst::TCK_MustTail);
+    if (jump->getType()->isVoidTy()) {
+      b.CreateRetVoid();
+    } else {
+      b.CreateRet(jump);
+    }
+    last->eraseFromParent();
   }
 
   // gw.global.N.get(context), gw.global.N.set(context, value): an imported mutable global's.
@@ -99,17 +142,21 @@ class Lowerer {
   // Calls what the abi::FunctionEntry says, with its context and memory and the other arguments of `call`, of which
   // there are `count`, and puts that in place of `call`.
   void CallEntry(IRBuilder<>& b, CallInst& call, Value* entry, unsigned count) {
-    Value* target = b.CreateAlignedLoad(abi_.ptr, entry, llvm::Align(8));
+    CallInst* direct = CreateEntryCall(b, call, entry, b.CreateAlignedLoad(abi_.ptr, entry, llvm::Align(8)), count);
+    call.replaceAllUsesWith(direct);
+    call.eraseFromParent();
+  }
+
+  CallInst* CreateEntryCall(IRBuilder<>& b, CallInst& call, Value* entry, Value* code, unsigned count) {
     std::vector<Value*> arguments(call.arg_begin(), call.arg_begin() + count);
     arguments[0] = b.CreateAlignedLoad(abi_.context_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, context)), llvm::Align(8));
     arguments[1] = b.CreateAlignedLoad(abi_.memory_ptr, b.CreateConstGEP1_64(abi_.i8, entry, offsetof(abi::FunctionEntry, memory)), llvm::Align(8));
     std::vector<llvm::Type*> types;
     for (Value* argument : arguments) types.push_back(argument->getType());
-    CallInst* direct = b.CreateCall(llvm::FunctionType::get(call.getType(), types, false), target, arguments);
+    CallInst* direct = b.CreateCall(llvm::FunctionType::get(call.getType(), types, false), code, arguments);
     direct->setDoesNotThrow();
     direct->setDebugLoc(call.getDebugLoc());
-    call.replaceAllUsesWith(direct);
-    call.eraseFromParent();
+    return direct;
   }
 
   void TrapIf(CallInst& before, Value* condition, abi::TrapCode code) {

@@ -116,11 +116,15 @@ class Instrumenter {
     llvm::MDBuilder metadata(abi_.llvm);
 
     IRBuilder<> b(check);
-    if (llvm::isa<llvm::UnreachableInst>(proceed->front())) {
-      b.CreateBr(cold);  // The callee never returns but to be captured.
+    BasicBlock* usual = UsualAfter(proceed);
+    if (llvm::isa<llvm::UnreachableInst>(usual->front())) {
+      b.CreateBr(cold);  // The callee never returns but to be captured, or with an exception.
     } else {
-      b.CreateCondBr(b.CreateICmpNE(LoadState(b), b.getInt32(0)), cold, proceed,
+      b.CreateCondBr(b.CreateICmpNE(LoadState(b), b.getInt32(0)), cold, usual,
                      metadata.createBranchWeights(1, 1u << 20));
+      if (usual != proceed) {
+        for (llvm::PHINode& phi : usual->phis()) phi.addIncoming(phi.getIncomingValueForBlock(proceed), check);
+      }
     }
     b.SetInsertPoint(cold);
     CallInst* poll = b.CreateCall(abi_.OpaqueBuiltin(Builtin::kPoll), {context_});
@@ -141,6 +145,13 @@ class Instrumenter {
   }
 
  private:
+  // Where code goes on from `proceed` if there is no exception: one test answers that too.
+  static BasicBlock* UsualAfter(BasicBlock* proceed) {
+    auto* asks = llvm::dyn_cast<CallInst>(&proceed->front());
+    if (!asks || !asks->getCalledFunction() || asks->getCalledFunction()->getName() != "gw.threw") return proceed;
+    auto* branch = llvm::dyn_cast<llvm::BranchInst>(asks->getNextNode());
+    return branch && branch->isConditional() && branch->getCondition() == asks ? branch->getSuccessor(1) : proceed;
+  }
   Value* LoadState(IRBuilder<>& b) {
     llvm::LoadInst* state = b.CreateAlignedLoad(abi_.i32, context_, llvm::Align(8));
     state->setVolatile(true);
@@ -191,10 +202,14 @@ class CloneBuilder {
     }
     llvm::SmallVector<llvm::ReturnInst*, 8> returns;
     llvm::CloneFunctionInto(clone_, &original, map_, llvm::CloneFunctionChangeType::LocalChangesOnly, returns);
+    clone_->setCallingConv(llvm::CallingConv::C);
     clone_->setAttributes({});
     clone_->setDoesNotThrow();
     for (unsigned i : {0u, 1u}) clone_->addParamAttr(i, llvm::Attribute::NoAlias);
     clone_->setSection(".text.resume");
+    for (Instruction& instruction : llvm::instructions(*clone_)) {  // It has another shape than those it would jump to.
+      if (auto* call = llvm::dyn_cast<CallInst>(&instruction); call && call->isMustTailCall()) call->setTailCallKind(CallInst::TCK_None);
+    }
   }
 
   void Build() {
@@ -289,7 +304,9 @@ class CloneBuilder {
         r.SetInsertPoint(inner);
         Value* code = r.CreateCall(abi_.OpaqueBuiltin(Builtin::kNextResume), {context});
         llvm::Type* type = site.call->getType();
-        Value* result = r.CreateCall(abi_.ResumeType(type), code, {context, memory});
+        Value* inner_context = abi_.LoadField(r, context, abi_.context_ptr, offsetof(abi::Context, resume_context));
+        Value* inner_memory = abi_.LoadField(r, context, abi_.memory_ptr, offsetof(abi::Context, resume_memory));
+        Value* result = r.CreateCall(abi_.ResumeType(type), code, {inner_context, inner_memory});
         if (frame_ && frame_->Holds(site.call)) {
           frame_->Write(r, frame_slot_, site.call, result, context, memory);
         } else if (auto slot = slots_.find(Mapped(site.call)); slot != slots_.end()) {
@@ -346,8 +363,8 @@ void StripInferredFacts(AbiIr& abi) {
                                   .addParamAttribute(llvm, 1, llvm::Attribute::NoAlias);
   for (Function& function : abi.module) {
     if (function.isIntrinsic()) continue;
-    const bool returns = !function.doesNotReturn() || function.getName().starts_with("wasm.");
-    const bool is_guest = function.getName().starts_with("wasm.") || function.getName().starts_with("resume.");
+    const bool returns = !function.doesNotReturn() || IsGuestName(function.getName());
+    const bool is_guest = IsGuestName(function.getName()) || function.getName().starts_with("resume.");
     function.setAttributes(is_guest ? guest : plain);
     if (!returns) function.setDoesNotReturn();
     for (Instruction& instruction : llvm::instructions(function)) {
@@ -402,7 +419,7 @@ MemoryFrame UseMemoryFrame(AbiIr& abi, Function& function, std::vector<Site>& si
 
 void RestoreContextArguments(AbiIr& abi) {
   for (Function& function : abi.module) {
-    if (!function.getName().starts_with("wasm.")) continue;
+    if (!IsGuestName(function.getName())) continue;
     for (Instruction& instruction : llvm::instructions(function)) {
       auto* call = llvm::dyn_cast<CallInst>(&instruction);
       if (!call || !call->getCalledFunction() || call->getCalledFunction()->isIntrinsic() || !call->arg_size()) continue;

@@ -43,7 +43,7 @@ constexpr std::uint64_t kNearBytes = 64;
 constexpr std::uint64_t kUnrolledInstructions = 64;
 constexpr unsigned kUnrollMax = 8;
 
-bool IsGuest(const Function& function) { return function.getName().starts_with("wasm."); }
+bool IsGuest(const Function& function) { return IsGuestName(function.getName()); }
 
 class Finder {
  public:
@@ -79,13 +79,7 @@ class Finder {
     if (!callee) return true;
     if (callee->isIntrinsic()) return false;
     if (IsGuest(*callee)) return callee->isDeclaration() || may_stop_.contains(callee);
-    return callee->getName().starts_with("gw.icall.");
-  }
-
-  // `call; ret` needs no check: whatever the callee left behind is the caller's result too.
-  static bool IsFollowedByReturn(const CallInst& call) {
-    auto* ret = llvm::dyn_cast<llvm::ReturnInst>(call.getNextNode());
-    return ret && (!ret->getReturnValue() || ret->getReturnValue() == &call);
+    return callee->getName().starts_with("gw.icall.") || callee->getName().starts_with("gw.tail_");
   }
 
   StopSites FindIn(Function& function) {
@@ -97,6 +91,9 @@ class Finder {
       auto* call = llvm::dyn_cast<CallInst>(&instruction);
       if (!call || !MayStop(*call)) continue;
       has_stopping_call_ = true;
+      // A loop may be made of tail calls.
+      if (call->isMustTailCall()) sites.polls.push_back(call);
+      // `call; ret` needs no check: whatever the callee left behind is the caller's result too.
       if (!IsFollowedByReturn(*call)) sites.calls.push_back(call);
     }
     for (auto [from, to] : EdgesToPoll(function, sites.calls)) sites.polls.push_back(GiveOwnBlock(from, to));

@@ -13,7 +13,7 @@ namespace godwit::compiler {
 // their own, whose terminator is the site.
 struct StopSites {
   llvm::Function* function;
-  std::vector<llvm::Instruction*> polls;    // Terminator of a back edge's own block.
+  std::vector<llvm::Instruction*> polls;    // Terminator of a back edge's own block, or a tail call.
   std::vector<llvm::CallInst*> calls;       // Calls that may stop and are followed by more than a return.
 };
 

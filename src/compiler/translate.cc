@@ -18,7 +18,7 @@ constexpr std::uint8_t kSimdPrefix = 0xfd;
 
 // A construct of structured control flow that a branch can name.
 struct Label {
-  enum class Kind { kFunction, kBlock, kLoop, kIf } kind;
+  enum class Kind { kFunction, kBlock, kLoop, kIf, kTry } kind;
   BasicBlock* target = nullptr;     // Where a branch to it goes: the loop's header, else the end.
   BasicBlock* end = nullptr;        // Where falling out of it goes.
   BasicBlock* otherwise = nullptr;  // kIf: the else branch, until it is begun.
@@ -27,6 +27,12 @@ struct Label {
   std::vector<Value*> parameters;   // kIf: needed again by the else branch.
   std::size_t height = 0;           // Of the value stack below the construct's parameters.
   bool entered_unreachable = false; // The whole construct is dead code: it is skipped.
+  const wabt::TryExpr* attempt = nullptr;  // kTry.
+  bool in_body = false;                    // kTry: before its first catch.
+  BasicBlock* landing = nullptr;           // kTry: where exceptions of its body arrive, once something may throw one.
+  std::vector<BasicBlock*> handlers;       // kTry: of its catches, if there is a landing.
+  Value* caught_tag = nullptr;             // kTry: of the exception that is being handled,
+  std::vector<Value*> caught;              // and its values: the tag's, or all cells in a catch_all.
 };
 
 class Translator : public wabt::ExprVisitor::DelegateNop {
@@ -47,6 +53,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     if (wabt::Failed(visited)) return Internal("the expression visitor gave up");
     EndLabel();
     if (b_.GetInsertBlock()) EmitReturn();
+    if (lands_) f_.function->setPersonalityFn(abi_.Opaque("gw.personality", llvm::FunctionType::get(abi_.i32, true)));
     return {};
   }
 
@@ -260,23 +267,91 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     if (Dead()) return kOk;
     const wabt::Index index = e->var.index();
     const wabt::FuncSignature& sig = module_.ir->funcs[index]->decl.sig;
-    llvm::FunctionType* type = abi_.GuestType(sig);
-    EmitCall(abi_.GuestFunction(index, type), sig, nullptr);
+    EmitCall(Callee(index), sig, nullptr);
     return kOk;
   }
   R OnCallIndirectExpr(wabt::CallIndirectExpr* e) override {
     Locate(*e);
     if (Dead()) return kOk;
-    const wabt::FuncSignature& sig = e->decl.sig;
-    const wabt::Index type_index = module_.ir->GetFuncTypeIndex(e->decl);
-    // gw.icall.TABLE.TYPE(context, memory, parameters..., element index)
-    llvm::FunctionType* guest = abi_.GuestType(sig);
-    std::vector<llvm::Type*> types(guest->params().begin(), guest->params().end());
-    types.push_back(abi_.i32);
-    llvm::Function* opaque =
-        abi_.Opaque("gw.icall." + std::to_string(e->table.index()) + "." + std::to_string(type_index),
-                    llvm::FunctionType::get(guest->getReturnType(), types, false));
-    EmitCall(opaque, sig, Pop());
+    EmitCall(IndirectCallee("gw.icall.", e->table, e->decl), e->decl.sig, Pop());
+    return kOk;
+  }
+  R OnReturnCallExpr(wabt::ReturnCallExpr* e) override {
+    Locate(*e);
+    if (Dead()) return kOk;
+    const wabt::Index index = e->var.index();
+    const wabt::FuncSignature& sig = module_.ir->funcs[index]->decl.sig;
+    if (index < module_.ir->num_func_imports) {
+      llvm::Function* opaque = abi_.Opaque("gw.tail_host." + std::to_string(index), abi_.GuestType(sig), true);
+      opaque->setCallingConv(llvm::CallingConv::Tail);
+      return EmitTailCall(opaque, sig, nullptr);
+    }
+    return EmitTailCall(Callee(index), sig, nullptr);
+  }
+  R OnReturnCallIndirectExpr(wabt::ReturnCallIndirectExpr* e) override {
+    Locate(*e);
+    if (Dead()) return kOk;
+    llvm::Function* opaque = IndirectCallee("gw.tail_icall.", e->table, e->decl);
+    opaque->setCallingConv(llvm::CallingConv::Tail);
+    return EmitTailCall(opaque, e->decl.sig, Pop());
+  }
+
+  // --- Exceptions ---
+  R BeginTryExpr(wabt::TryExpr* e) override {
+    Label& label = BeginLabel(Label::Kind::kTry, e->block);
+    label.attempt = e;
+    label.in_body = true;
+    return kOk;
+  }
+  R OnCatchExpr(wabt::TryExpr* e, wabt::Catch* c) override {
+    Label& label = labels_.back();
+    if (label.entered_unreachable) return kOk;
+    if (!Dead()) {
+      FeedPhis(label.end_phis);
+      b_.CreateBr(label.end);
+    }
+    stack_.resize(label.height);
+    if (label.in_body) {
+      label.in_body = false;
+      if (label.landing) EmitLanding(label);
+    }
+    if (!label.landing) {  // Nothing in the body throws.
+      BecomeDead();
+      return kOk;
+    }
+    b_.SetInsertPoint(label.handlers[static_cast<std::size_t>(c - e->catches.data())]);
+    label.caught.clear();
+    if (c->IsCatchAll()) {
+      for (unsigned i = 0; i < ExceptionCells(); ++i) label.caught.push_back(LoadCell(i, cell_type_));
+    } else {
+      for (wabt::Type type : TagType(c->var.index()).param_types) {
+        label.caught.push_back(LoadCell(static_cast<unsigned>(label.caught.size()), abi_.ValueType(type)));
+        Push(label.caught.back());
+      }
+    }
+    return kOk;
+  }
+  R OnDelegateExpr(wabt::TryExpr*) override {  // Ends the try, in the visitor's eyes too.
+    EndLabel();
+    return kOk;
+  }
+  R EndTryExpr(wabt::TryExpr* e) override {
+    if (e->kind != wabt::TryKind::Delegate) EndLabel();
+    return kOk;
+  }
+  R OnThrowExpr(wabt::ThrowExpr* e) override {
+    Locate(*e);
+    if (Dead()) return kOk;
+    StoreCells(PopMany(TagType(e->var.index()).param_types.size()));
+    EmitThrow(TagNumber(e->var.index()));
+    return kOk;
+  }
+  R OnRethrowExpr(wabt::RethrowExpr* e) override {
+    Locate(*e);
+    if (Dead()) return kOk;
+    const Label& label = Target(e->var.index());
+    StoreCells(label.caught);
+    EmitThrow(label.caught_tag);
     return kOk;
   }
 
@@ -556,12 +631,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R OnCompareExpr(wabt::CompareExpr* e) override { return Binary(e->opcode); }
 
   // --- What the engine does not have ---
-  R OnReturnCallExpr(wabt::ReturnCallExpr*) override { return NotSupported("return_call (tail calls)"); }
-  R OnReturnCallIndirectExpr(wabt::ReturnCallIndirectExpr*) override { return NotSupported("return_call_indirect (tail calls)"); }
   R OnCallRefExpr(wabt::CallRefExpr*) override { return NotSupported("call_ref"); }
-  R BeginTryExpr(wabt::TryExpr*) override { return NotSupported("try (exception handling)"); }
-  R OnThrowExpr(wabt::ThrowExpr*) override { return NotSupported("throw (exception handling)"); }
-  R OnRethrowExpr(wabt::RethrowExpr*) override { return NotSupported("rethrow (exception handling)"); }
   R OnAtomicWaitExpr(wabt::AtomicWaitExpr* e) override { return NotSupported(e->opcode.GetName()); }
   R OnAtomicFenceExpr(wabt::AtomicFenceExpr*) override { return NotSupported("atomic.fence"); }
   R OnAtomicNotifyExpr(wabt::AtomicNotifyExpr* e) override { return NotSupported(e->opcode.GetName()); }
@@ -590,18 +660,133 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return abi_.FieldAddress(b_, f_.context, abi::kGlobalsOffset + std::size_t(index) * abi::kGlobalBytes);
   }
 
-  // Calls with the signature's parameters from the stack (then `last`, if any) and pushes the results.
-  void EmitCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
+  // A defined function that makes tail calls is called where its body is.
+  llvm::Function* Callee(wabt::Index index) {
+    llvm::FunctionType* type = abi_.GuestType(module_.ir->funcs[index]->decl.sig);
+    return module_.uses.tail_calls[index] ? abi_.TailFunction(index, type) : abi_.GuestFunction(index, type);
+  }
+  // PREFIX.TABLE.TYPE(context, memory, parameters..., element index)
+  llvm::Function* IndirectCallee(const std::string& prefix, const wabt::Var& table, const wabt::FuncDeclaration& declaration) {
+    llvm::FunctionType* guest = abi_.GuestType(declaration.sig);
+    std::vector<llvm::Type*> types(guest->params().begin(), guest->params().end());
+    types.push_back(abi_.i32);
+    return abi_.Opaque(prefix + std::to_string(table.index()) + "." + std::to_string(module_.ir->GetFuncTypeIndex(declaration)),
+                       llvm::FunctionType::get(guest->getReturnType(), types, false), true);
+  }
+  // Context, memory, the signature's parameters from the stack, and `last`, if any.
+  std::vector<Value*> CallArguments(const wabt::FuncSignature& sig, Value* last) {
     std::vector<Value*> arguments{f_.context, f_.memory};
     for (Value* value : PopMany(sig.param_types.size())) arguments.push_back(value);
     if (last) arguments.push_back(last);
-    llvm::CallInst* call = b_.CreateCall(callee, arguments);
-    call->setDoesNotThrow();
+    return arguments;
+  }
+  // A call whose exceptions arrive at the handler here.
+  llvm::CallBase* CreateCall(llvm::Function* callee, llvm::ArrayRef<Value*> arguments) {
+    BasicBlock* landing = callee->doesNotThrow() ? nullptr : LandingFrom(labels_.size());
+    llvm::CallBase* call;
+    if (landing) {
+      BasicBlock* next = f_.NewBlock("");
+      call = b_.CreateInvoke(callee, next, landing, arguments);
+      b_.SetInsertPoint(next);
+    } else {
+      call = b_.CreateCall(callee, arguments);
+    }
+    call->setCallingConv(callee->getCallingConv());
+    return call;
+  }
+  // Calls with the signature's parameters from the stack (then `last`, if any) and pushes the results.
+  void EmitCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
+    llvm::CallBase* call = CreateCall(callee, CallArguments(sig, last));
     if (sig.result_types.size() == 1) {
       Push(call);
     } else {
       for (unsigned i = 0; i < sig.result_types.size(); ++i) Push(b_.CreateExtractValue(call, i));
     }
+  }
+  // A callee of another convention makes no tail calls itself: it is called like any other, and what stays of this
+  // function stays only meanwhile.
+  R EmitTailCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
+    llvm::CallInst* call = b_.CreateCall(callee, CallArguments(sig, last));
+    call->setCallingConv(callee->getCallingConv());
+    if (callee->getCallingConv() == llvm::CallingConv::Tail) call->setTailCallKind(llvm::CallInst::TCK_MustTail);
+    if (call->getType()->isVoidTy()) {
+      b_.CreateRetVoid();
+    } else {
+      b_.CreateRet(call);
+    }
+    BecomeDead();
+    return kOk;
+  }
+
+  const wabt::FuncSignature& TagType(wabt::Index tag) const { return module_.ir->tags[tag]->decl.sig; }
+  Value* TagNumber(wabt::Index tag) {
+    llvm::Function* number = abi_.Opaque("gw.tag." + std::to_string(tag), llvm::FunctionType::get(abi_.i32, {abi_.context_ptr}, false));
+    number->setDoesNotAccessMemory();
+    number->setWillReturn();
+    return b_.CreateCall(number, {f_.context});
+  }
+  // How many cells the module's exceptions take; sets their type, which holds any value of them.
+  unsigned ExceptionCells() {
+    std::size_t cells = 0;
+    cell_type_ = abi_.i64;
+    for (const wabt::Tag* tag : module_.ir->tags) {
+      cells = std::max(cells, tag->decl.sig.param_types.size());
+      for (wabt::Type type : tag->decl.sig.param_types) {
+        if (type == wabt::Type::V128) cell_type_ = abi_.v128;
+      }
+    }
+    return static_cast<unsigned>(cells);
+  }
+  Value* CellAddress(unsigned cell) {
+    return GlobalAddress(static_cast<wabt::Index>(module_.ir->globals.size() + cell));
+  }
+  // Volatile: cells do not outlive a stop, so that no call may come between them and the catch or throw, whatever the
+  // optimiser knows of it.
+  Value* LoadCell(unsigned cell, llvm::Type* type) {
+    return b_.CreateAlignedLoad(type, CellAddress(cell), llvm::Align(8), /*isVolatile=*/true);
+  }
+  void StoreCells(const std::vector<Value*>& values) {
+    for (unsigned i = 0; i < values.size(); ++i) b_.CreateAlignedStore(values[i], CellAddress(i), llvm::Align(8), /*isVolatile=*/true);
+  }
+  // Throws what the cells hold, and ends the block.
+  void EmitThrow(Value* tag) {
+    CreateCall(abi_.OpaqueBuiltin(Builtin::kThrow), {f_.context, tag});
+    b_.CreateUnreachable();
+    BecomeDead();
+  }
+  // Where an exception arrives that is thrown inside the innermost `depth` constructs; null: at the caller.
+  BasicBlock* LandingFrom(std::size_t depth) {
+    while (depth-- > 0) {
+      Label& label = labels_[depth];
+      if (label.kind != Label::Kind::kTry || !label.in_body || label.entered_unreachable) continue;
+      if (label.attempt->kind == wabt::TryKind::Delegate) {
+        depth -= label.attempt->delegate_target.index();  // Counted from outside the try.
+      } else if (label.attempt->kind == wabt::TryKind::Catch) {
+        if (!label.landing) label.landing = f_.NewBlock("landing");
+        lands_ = true;
+        return label.landing;
+      }
+    }
+    return nullptr;
+  }
+  // Finds the handler of what arrives at the landing of `label`, which is the innermost one.
+  void EmitLanding(Label& label) {
+    b_.SetInsertPoint(label.landing);
+    llvm::LandingPadInst* pad = b_.CreateLandingPad(llvm::StructType::get(abi_.ptr, abi_.i32), 1);
+    pad->addClause(llvm::ConstantPointerNull::get(abi_.ptr));
+    label.caught_tag = b_.CreateCall(abi_.OpaqueBuiltin(Builtin::kCatch), {f_.context});
+    while (label.handlers.size() < label.attempt->catches.size()) label.handlers.push_back(f_.NewBlock("catch"));
+    for (std::size_t i = 0; i < label.handlers.size(); ++i) {
+      const wabt::Catch& c = label.attempt->catches[i];
+      if (c.IsCatchAll()) {
+        b_.CreateBr(label.handlers[i]);
+        return;
+      }
+      BasicBlock* next = f_.NewBlock("");
+      b_.CreateCondBr(b_.CreateICmpEQ(label.caught_tag, TagNumber(c.var.index())), label.handlers[i], next);
+      b_.SetInsertPoint(next);
+    }
+    EmitThrow(label.caught_tag);  // The cells are as they were thrown.
   }
 
   // Calls a builtin with immediates first, then `operands` values from the stack.
@@ -618,7 +803,9 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   R EmitSynthetic(Synthetic which) {
     if (Dead()) return kOk;
     const wabt::FuncSignature sig = SyntheticSignature(which);
-    EmitCall(abi_.GuestFunction(SyntheticIndex(module_, which), abi_.GuestType(sig)), sig, nullptr);
+    llvm::Function* function = abi_.GuestFunction(SyntheticIndex(module_, which), abi_.GuestType(sig));
+    function->setDoesNotThrow();
+    EmitCall(function, sig, nullptr);
     return kOk;
   }
 
@@ -660,8 +847,20 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   std::vector<llvm::AllocaInst*> locals_;
   std::vector<Value*> stack_;
   std::vector<Label> labels_;
+  llvm::Type* cell_type_ = nullptr;  // Of a caught exception's values in a catch_all.
+  bool lands_ = false;               // Some landing was made.
   std::optional<Error> error_;
 };
+
+// What every ISA's tail calls can return in registers.
+Status CheckTailResults(const wabt::FuncSignature& sig) {
+  unsigned integers = 0, floats = 0, vectors = 0;
+  for (wabt::Type type : sig.result_types) {
+    ++(type == wabt::Type::F32 || type == wabt::Type::F64 ? floats : type == wabt::Type::V128 ? vectors : integers);
+  }
+  if (integers <= 3 && floats <= 2 && floats + vectors <= 4) return {};
+  return Unsupported("tail calls in a function with more than 3 integer, 2 floating-point or 4 floating-point and vector results");
+}
 
 }  // namespace
 
@@ -671,124 +870,18 @@ Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr&
     const std::string name = module.FunctionName(index);
     return "func[" + std::to_string(index) + "]" + (name.empty() ? "" : " (" + name + ")");
   };
-  FunctionBuilder builder(abi, abi.GuestFunction(index, abi.GuestType(func.decl.sig)), scope);
+  llvm::FunctionType* type = abi.GuestType(func.decl.sig);
+  llvm::Function* function = nullptr;
+  if (module.uses.tail_calls[index]) {
+    if (Status fits = CheckTailResults(func.decl.sig); !fits.ok()) return fits.error().Within(where());
+    function = abi.TailFunction(index, type);
+  } else {
+    function = abi.GuestFunction(index, type);
+  }
+  FunctionBuilder builder(abi, function, scope);
   Translator translator(module, func, builder);
   if (Status status = translator.Run(); !status.ok()) return status.error().Within(where());
   return {};
-}
-
-void DefineImportWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& abi) {
-  const wabt::FuncSignature& sig = module.ir->funcs[index]->decl.sig;
-  llvm::FunctionType* type = abi.GuestType(sig);
-  FunctionBuilder f(abi, abi.GuestFunction(index, type));
-  f.function->addFnAttr(llvm::Attribute::NoInline);
-  llvm::Function* host = abi.Opaque("gw.host." + std::to_string(index), type);
-  BasicBlock* loop = f.NewBlock("call");
-  BasicBlock* again = f.NewBlock("again");
-  BasicBlock* done = f.NewBlock("done");
-  f.b.CreateBr(loop);
-  f.b.SetInsertPoint(loop);
-  std::vector<Value*> arguments;
-  for (llvm::Argument& argument : f.function->args()) arguments.push_back(&argument);
-  Value* result = f.b.CreateCall(host, arguments);
-  llvm::LoadInst* state = f.b.CreateAlignedLoad(abi.i32, f.context, llvm::Align(4));
-  state->setVolatile(true);
-  f.b.CreateCondBr(f.b.CreateICmpNE(f.b.CreateAnd(state, abi::kRestart), f.I32(0)), again, done);
-  // The latch that the safepoint pass polls: with kRestart set the poll always captures.
-  f.b.SetInsertPoint(again);
-  f.b.CreateBr(loop);
-  f.b.SetInsertPoint(done);
-  if (type->getReturnType()->isVoidTy()) {
-    f.b.CreateRetVoid();
-  } else {
-    f.b.CreateRet(result);
-  }
-}
-
-std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which) {
-  return static_cast<std::uint32_t>(module.ir->funcs.size()) + static_cast<std::uint32_t>(which);
-}
-
-wabt::FuncSignature SyntheticSignature(Synthetic) {
-  wabt::FuncSignature sig;
-  sig.param_types = {wabt::Type::I32, wabt::Type::I32, wabt::Type::I32};
-  return sig;
-}
-
-void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
-  const bool copy = which == Synthetic::kMemoryCopy;
-  FunctionBuilder f(abi, abi.GuestFunction(SyntheticIndex(module, which), abi.GuestType(SyntheticSignature(which))));
-  f.function->addFnAttr(llvm::Attribute::NoInline);
-  auto& b = f.b;
-  Value *to = f.function->getArg(2), *second = f.function->getArg(3), *bytes = f.function->getArg(4);
-  Value* size = abi.LoadField(b, f.context, abi.i64, offsetof(abi::Context, memory_bytes));
-  auto past_end = [&](Value* start) {
-    return b.CreateICmpUGT(b.CreateAdd(b.CreateZExt(start, abi.i64), b.CreateZExt(bytes, abi.i64)), size);
-  };
-  f.TrapIf(past_end(to), abi::TrapCode::kMemoryOutOfBounds);
-  if (copy) f.TrapIf(past_end(second), abi::TrapCode::kMemoryOutOfBounds);
-  Value* limit = f.I32(abi::kBulkChunkBytes);
-  llvm::Function* chunk = abi.OpaqueBuiltin(copy ? Builtin::kMemoryCopy : Builtin::kMemoryFill);
-  BasicBlock *entry = nullptr, *done = f.NewBlock("done");
-
-  // One loop over chunks of what remains, from the front or (overlapping copies upwards) from the back.
-  auto loop = [&](bool backward) {
-    entry = b.GetInsertBlock();
-    BasicBlock* header = f.NewBlock("chunk");
-    BasicBlock* latch = f.NewBlock("latch");
-    b.CreateBr(header);
-    b.SetInsertPoint(header);
-    PHINode* left = b.CreatePHI(abi.i32, 2);
-    left->addIncoming(bytes, entry);
-    Value* now = b.CreateBinaryIntrinsic(llvm::Intrinsic::umin, left, limit);
-    Value* rest = b.CreateSub(left, now);
-    Value* offset = backward ? rest : b.CreateSub(bytes, left);
-    b.CreateCall(chunk, {f.context, b.CreateAdd(to, offset), copy ? b.CreateAdd(second, offset) : second, now});
-    b.CreateCondBr(b.CreateICmpEQ(rest, f.I32(0)), done, latch);
-    b.SetInsertPoint(latch);
-    b.CreateBr(header);
-    left->addIncoming(rest, latch);
-  };
-  if (copy) {
-    BasicBlock *forward = f.NewBlock("forward"), *backward = f.NewBlock("backward");
-    b.CreateCondBr(b.CreateICmpUGT(to, second), backward, forward);
-    b.SetInsertPoint(backward);
-    loop(true);
-    b.SetInsertPoint(forward);
-  }
-  loop(false);
-  b.SetInsertPoint(done);
-  b.CreateRetVoid();
-}
-
-void DefineEntryThunks(const wabt::FuncSignature& sig, std::uint32_t type_index, AbiIr& abi) {
-  auto* thunk_type = llvm::FunctionType::get(abi.void_, {abi.context_ptr, abi.memory_ptr, abi.ptr, abi.ptr}, false);
-  auto make = [&](const std::string& name, bool with_parameters) {
-    auto* thunk = llvm::Function::Create(thunk_type, llvm::GlobalValue::ExternalLinkage,
-                                         name + std::to_string(type_index), abi.module);
-    thunk->setVisibility(llvm::GlobalValue::HiddenVisibility);
-    thunk->setDSOLocal(true);
-    thunk->setDoesNotThrow();
-    llvm::IRBuilder<> b(BasicBlock::Create(abi.llvm, "entry", thunk));
-    Value *code = thunk->getArg(2), *cells = thunk->getArg(3);
-    auto cell = [&](std::size_t i) { return b.CreateConstGEP1_64(abi.i8, cells, i * 16); };
-    std::vector<Value*> arguments{thunk->getArg(0), thunk->getArg(1)};
-    llvm::FunctionType* type = abi.ResumeType(abi.ResultType(sig));
-    if (with_parameters) {
-      type = abi.GuestType(sig);
-      for (std::size_t i = 0; i < sig.param_types.size(); ++i) {
-        arguments.push_back(b.CreateAlignedLoad(abi.ValueType(sig.param_types[i]), cell(i), llvm::Align(8)));
-      }
-    }
-    Value* result = b.CreateCall(type, code, arguments);
-    for (unsigned i = 0; i < sig.result_types.size(); ++i) {
-      Value* value = sig.result_types.size() == 1 ? result : b.CreateExtractValue(result, i);
-      b.CreateAlignedStore(value, cell(i), llvm::Align(8));
-    }
-    b.CreateRetVoid();
-  };
-  make("entry.", true);
-  make("reentry.", false);
 }
 
 }  // namespace godwit::compiler

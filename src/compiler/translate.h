@@ -11,13 +11,18 @@
 
 namespace godwit::compiler {
 
-// Defines GuestName(index) in `abi.module`, with source locations from `scope` unless it is null. kUnsupported names the
-// instruction that the engine does not have.
+// Defines GuestName(index) in `abi.module`, or TailName(index) if the function makes tail calls, with source locations from
+// `scope` unless it is null. kUnsupported names the instruction that the engine does not have.
 Status TranslateFunction(const wasm::Module& module, std::uint32_t index, AbiIr& abi, SourceScope* scope);
 
 // Defines the wrapper of imported function `index`: calls the host function, again after a resume if the host
 // function asked for that (abi::kRestart).
 void DefineImportWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& abi);
+
+// Defines GuestName(index) of a function that makes tail calls, whose body is TailName(index): the entry of the usual
+// convention. After the middle end, which would make more of it than a call and a return: the function's safepoints are
+// those of its body alone.
+void DefineTailWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& abi);
 
 // Module function index and signature of a synthetic function.
 std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which);

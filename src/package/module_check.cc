@@ -12,7 +12,7 @@ Error Bad(std::string what) { return Corrupt("module description: " + std::move(
 
 // How many of a kind the module has: imported ones, then its own.
 struct Counts {
-  std::uint32_t types = 0, functions = 0, tables = 0, memories = 0, globals = 0, imported_globals = 0;
+  std::uint32_t types = 0, functions = 0, tables = 0, memories = 0, globals = 0, imported_globals = 0, tags = 0;
 
   std::uint32_t Of(fbs::ExternKind kind) const {
     switch (kind) {
@@ -20,6 +20,7 @@ struct Counts {
       case fbs::ExternKind::table: return tables;
       case fbs::ExternKind::memory: return memories;
       case fbs::ExternKind::global: return globals;
+      case fbs::ExternKind::tag: return tags;
     }
     return 0;
   }
@@ -37,7 +38,7 @@ Status CheckShape(const fbs::Module& m) {
   if (!m.wasm_digest()) return Bad("no wasm_digest");
   if (!m.types() || !m.imports() || !m.functions() || !m.function_names() || !m.safepoints() ||
       !m.pointer_offsets() || !m.tables() || !m.memories() || !m.globals() || !m.exports() || !m.data() ||
-      !m.elements()) {
+      !m.elements() || !m.expressions() || !m.tags()) {
     return Bad("a list is missing");
   }
   return {};
@@ -67,6 +68,12 @@ Status CheckLimits(std::uint64_t minimum, std::uint64_t maximum, bool has_maximu
 constexpr std::uint64_t kMemoryPagesMax = 65536;
 constexpr std::uint64_t kTableElementsMax = 0xffffffff;
 
+Status CheckTag(const fbs::Module& m, std::uint32_t type) {
+  if (type >= m.types()->size()) return Bad("a tag's type is out of range");
+  if (m.types()->Get(type)->params()->size() > kTagParametersMax) return Bad("a tag with too many parameters");
+  return {};
+}
+
 // Checks the imports and counts what they and the module itself define.
 Result<Counts> CheckImports(const fbs::Module& m) {
   Counts counts;
@@ -93,6 +100,10 @@ Result<Counts> CheckImports(const fbs::Module& m) {
       case fbs::ExternKind::global:
         ++counts.globals;
         break;
+      case fbs::ExternKind::tag:
+        GODWIT_TRY(CheckTag(m, import->type()));
+        ++counts.tags;
+        break;
     }
   }
   if (counts.functions != m.imported_functions()) return Bad("imported_functions does not fit the imports");
@@ -103,6 +114,7 @@ Result<Counts> CheckImports(const fbs::Module& m) {
   counts.tables += m.tables()->size();
   counts.memories += m.memories()->size();
   counts.globals += m.globals()->size();
+  counts.tags += m.tags()->size();
   if (counts.memories > 1) return Bad("more than one memory");
   return counts;
 }
@@ -136,7 +148,31 @@ Status CheckFunctions(const fbs::Module& m, const Counts& counts) {
 }
 
 // `globals` is how many globals the initialiser may read.
-Status CheckInit(const fbs::Init* init, const Counts& counts, std::uint32_t globals) {
+Status CheckInit(const fbs::Module& m, const fbs::Init* init, const Counts& counts, std::uint32_t globals);
+
+// The steps must leave one value, with operands for each operation.
+Status CheckExpression(const fbs::Module& m, const fbs::Init& init, const Counts& counts, std::uint32_t globals) {
+  const std::uint64_t size = m.expressions()->size();
+  if (init.lo() > kExpressionStepsMax || init.index() > size || init.lo() > size - init.index()) {
+    return Bad("an initialiser's expression is out of range");
+  }
+  std::uint64_t values = 0;
+  for (std::uint64_t i = 0; i < init.lo(); ++i) {
+    const fbs::Init* step = m.expressions()->Get(static_cast<std::uint32_t>(init.index() + i));
+    if (step->kind() == fbs::InitKind::expression) return Bad("an expression inside an expression");
+    if (step->kind() < fbs::InitKind::expression) {
+      GODWIT_TRY(CheckInit(m, step, counts, globals));
+      ++values;
+    } else if (step->kind() > fbs::InitKind::MAX || values < 2) {
+      return Bad("an expression's step is unknown or lacks operands");
+    } else {
+      --values;
+    }
+  }
+  return values == 1 ? Status() : Bad("an expression that does not leave one value");
+}
+
+Status CheckInit(const fbs::Module& m, const fbs::Init* init, const Counts& counts, std::uint32_t globals) {
   if (!init) return Bad("an initialiser is missing");
   switch (init->kind()) {
     case fbs::InitKind::constant:
@@ -147,6 +183,8 @@ Status CheckInit(const fbs::Init* init, const Counts& counts, std::uint32_t glob
     case fbs::InitKind::ref_func:
       if (init->index() >= counts.functions) return Bad("an initialiser's function is out of range");
       return {};
+    case fbs::InitKind::expression: return CheckExpression(m, *init, counts, globals);
+    default: break;
   }
   return Bad("an initialiser of an unknown kind");
 }
@@ -162,9 +200,10 @@ Status CheckDefinitions(const fbs::Module& m, const Counts& counts) {
   std::uint32_t readable = counts.imported_globals;
   for (const fbs::Global* global : *m.globals()) {
     if (!Known(global->type())) return Bad("a global of an unknown type");
-    GODWIT_TRY(CheckInit(global->init(), counts, readable));
+    GODWIT_TRY(CheckInit(m, global->init(), counts, readable));
     ++readable;
   }
+  for (const fbs::Tag* tag : *m.tags()) GODWIT_TRY(CheckTag(m, tag->type()));
   for (const fbs::Export* item : *m.exports()) {
     if (!item->name()) return Bad("an export without a name");
     if (!Known(item->kind()) || item->index() >= counts.Of(item->kind())) {
@@ -181,7 +220,7 @@ Status CheckSegments(const fbs::Module& m, const Counts& counts) {
     if (!Known(segment->mode())) return Bad("a data segment of an unknown mode");
     if (segment->mode() == fbs::SegmentMode::active) {
       if (segment->memory() >= counts.memories) return Bad("a data segment's memory is out of range");
-      GODWIT_TRY(CheckInit(segment->offset(), counts, counts.globals));
+      GODWIT_TRY(CheckInit(m, segment->offset(), counts, counts.globals));
     }
   }
   for (const fbs::ElementSegment* segment : *m.elements()) {
@@ -190,9 +229,9 @@ Status CheckSegments(const fbs::Module& m, const Counts& counts) {
     if (!Known(segment->mode())) return Bad("an element segment of an unknown mode");
     if (segment->mode() == fbs::SegmentMode::active) {
       if (segment->table_index() >= counts.tables) return Bad("an element segment's table is out of range");
-      GODWIT_TRY(CheckInit(segment->offset(), counts, counts.globals));
+      GODWIT_TRY(CheckInit(m, segment->offset(), counts, counts.globals));
     }
-    for (const fbs::Init* item : *segment->items()) GODWIT_TRY(CheckInit(item, counts, counts.globals));
+    for (const fbs::Init* item : *segment->items()) GODWIT_TRY(CheckInit(m, item, counts, counts.globals));
   }
   return {};
 }
@@ -210,6 +249,7 @@ Result<const fbs::Module*> CheckModule(ByteView bytes) {
                        ", this is version " + std::to_string(abi::kAbiVersion) + "; build it again");
   }
   GODWIT_TRY(CheckShape(m));
+  if (!IsAligned(*m.expressions())) return Bad("the expressions are not aligned");
   GODWIT_TRY(CheckTypes(m));
   GODWIT_ASSIGN(const Counts counts, CheckImports(m));
   GODWIT_TRY(CheckFunctions(m, counts));

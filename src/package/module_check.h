@@ -11,6 +11,8 @@
 namespace godwit::package {
 
 inline constexpr std::uint32_t kSafepointPayloadMax = 16 << 20;  // bytes of one frame
+inline constexpr std::uint64_t kExpressionStepsMax = 1 << 16;    // of one initialiser
+inline constexpr std::uint32_t kTagParametersMax = 128;
 inline constexpr std::uint32_t kDescriptionTablesMax = 64 << 20;
 
 // The root of the description in `bytes`, which must outlive it. kCorrupt names what is wrong; kUnsupported for

@@ -22,7 +22,17 @@
 // capture_top and frames_base to their start, clears state, and calls the resume code of the outermost frame
 // through the module's reentry thunk of the type of the function that was called first. A resume clone pops
 // its own frame (lowers resume_top), and if resume_top != frames_base asks Builtins::next_resume for the next
-// one's code and calls it in place of the callee; else it goes on after its safepoint.
+// one's code and calls it, with resume_context and resume_memory, in place of the callee; else it goes on after its
+// safepoint.
+//
+// How an exception works. Who throws puts its values into the context's exception cells and calls
+// Builtins::throw_exception, which sets kException; it returns, and so does each caller that sees kException after
+// its call, up to one that has a handler: that calls Builtins::catch_exception, which clears the bit, says the tag and
+// puts the values into the cells of the handler's context. Nothing is captured meanwhile.
+//
+// How a tail call works. A function whose body makes tail calls has a second entry, of LLVM's calling convention
+// tailcc, with the same shape; FunctionEntry::tail leads to it. Tail calls jump there; what has none is called and its
+// result returned.
 //
 // A host function that was interrupted before it took effect sets kRestart and returns: the import's wrapper
 // is then captured such that resuming calls the host function again with the same arguments.
@@ -34,7 +44,7 @@
 
 namespace godwit::abi {
 
-inline constexpr std::uint32_t kAbiVersion = 3;
+inline constexpr std::uint32_t kAbiVersion = 4;
 inline constexpr std::uint32_t kImageMagic = 0x49575747;  // "GWWI"
 
 inline constexpr std::uint64_t kWasmPageBytes = 65536;
@@ -50,6 +60,7 @@ enum StateBit : std::uint32_t {
   kSlow = 4,        // Come to the runtime at every safepoint (counting, throttling, time limits).
   kRestart = 8,     // The host function did not take effect: capture so that it is called again.
   kUnwinding = 16,  // The callee was captured; append a frame and return.
+  kException = 32,  // The callee threw an exception; handle it or return.
 };
 
 // Why a call ended without a result. Append only: in snapshots, logs and problems.
@@ -68,6 +79,7 @@ enum class TrapCode : std::uint32_t {
   kMemoryLimit = 11,     // Reserved: growth past the manifest's limit fails in the guest, it does not trap.
   kHostFailure = 12,     // A host function could not go on; the runtime holds the reason.
   kUndefinedElement = 13,  // call_indirect index past the table's end.
+  kUncaughtException = 14,
 };
 
 struct Context;
@@ -80,9 +92,9 @@ struct FunctionEntry {
   Context* context;
   std::uint8_t* memory;
   std::uint32_t signature;  // Equal numbers mean equal types, across all modules of the process. Never 0 but for null.
-  std::uint32_t reserved;
+  std::int32_t tail;  // Distance in bytes from `code` to the entry for tail calls; 0: there is none.
 };
-static_assert(sizeof(FunctionEntry) == 32);
+static_assert(sizeof(FunctionEntry) == 32 && offsetof(FunctionEntry, tail) == 28);
 
 struct Table {
   std::uint32_t* elements;  // References.
@@ -113,12 +125,16 @@ struct Builtins {
   void (*table_copy)(Context*, std::uint32_t to_table, std::uint32_t from_table, std::uint32_t to, std::uint32_t from, std::uint32_t count);
   void (*table_init)(Context*, std::uint32_t segment, std::uint32_t table, std::uint32_t to, std::uint32_t from, std::uint32_t count);
   void (*elem_drop)(Context*, std::uint32_t segment);
+  // Tags are numbers as Context::tags has them. Both return.
+  void (*throw_exception)(Context*, std::uint32_t tag);
+  std::uint32_t (*catch_exception)(Context*);
 };
 
 inline constexpr std::uint32_t kBulkChunkBytes = 16384;
 
 // Global i lives at kGlobalsOffset + 16 * i, in the type's own representation. An imported mutable one lives in the
-// exporting instance: its place here holds the address.
+// exporting instance: its place here holds the address. The exception cells follow the last global, likewise of 16 bytes
+// each: as many as the module's tag with the most parameters has.
 struct Context {
   std::atomic<std::uint32_t> state;
   std::uint32_t function_base;      // The reference of module function i is function_base + i; at least 1.
@@ -133,11 +149,14 @@ struct Context {
   std::uint8_t* memory;             // 72: base of memory 0.
   const std::uint32_t* signatures;  // 80: process-wide signature of the module's type index.
   void* owner;                      // 88: the runtime's instance; generated code never reads it.
-  std::uint64_t reserved[4];        // 96
+  const std::uint32_t* tags;        // 96: number of the module's tag index. Equal numbers are equal tags.
+  Context* resume_context;          // 104: of the code that next_resume last gave.
+  std::uint8_t* resume_memory;      // 112
+  std::uint64_t reserved;           // 120
 };
 static_assert(offsetof(Context, capture_top) == 8 && offsetof(Context, functions) == 32 &&
               offsetof(Context, imports) == 48 && offsetof(Context, memory_bytes) == 64 &&
-              offsetof(Context, signatures) == 80 && sizeof(Context) == 128);
+              offsetof(Context, signatures) == 80 && offsetof(Context, tags) == 96 && sizeof(Context) == 128);
 inline constexpr std::uint32_t kGlobalsOffset = sizeof(Context);
 inline constexpr std::uint32_t kGlobalBytes = 16;
 
@@ -158,7 +177,7 @@ struct ImageHeader {
   // clone whose function has that type and leaves its results in `cells`.
   std::int32_t reentries;
   std::int32_t lines;      // LineTable, or 0 where the module had no DWARF.
-  std::int32_t reserved;
+  std::int32_t tails;      // [function_count] entry for tail calls, or 0 where the function has none.
 };
 static_assert(sizeof(ImageHeader) == 72);
 

@@ -33,7 +33,10 @@ struct Description {
   std::uint64_t memory_minimum = 1, memory_maximum = 2;
   std::uint32_t memories = 1;
   std::uint32_t export_index = 1, start = 1;
-  std::uint32_t data_memory = 0, element_table = 0, element_function = 1, global_init = 0;
+  std::uint32_t data_memory = 0, element_table = 0, element_function = 1, global_init = 0, tag_type = 1;
+  // 1 + 2, the global's initialiser if `expression_steps` is not 0.
+  std::vector<fbs::Init> expressions{{fbs::InitKind::constant, 0, 1, 0}, {fbs::InitKind::constant, 0, 2, 0}, {fbs::InitKind::i32_add, 0, 0, 0}};
+  std::uint64_t expression_steps = 0;
   bool with_elements = true;
 
   Bytes Build() const {
@@ -61,7 +64,8 @@ struct Description {
       memory_list.push_back(fbs::CreateMemory(b, memory_minimum, memory_maximum, true));
     }
     const fbs::Init zero(fbs::InitKind::constant, 0, 0, 0);
-    const fbs::Init init(global_init ? fbs::InitKind::global_get : fbs::InitKind::constant, global_init, 0, 0);
+    fbs::Init init(global_init ? fbs::InitKind::global_get : fbs::InitKind::constant, global_init, 0, 0);
+    if (expression_steps != 0) init = fbs::Init(fbs::InitKind::expression, 0, expression_steps, 0);
     const std::vector<flatbuffers::Offset<fbs::Global>> globals{
         fbs::CreateGlobal(b, fbs::ValueType::i32, true, &init)};
     const std::vector<flatbuffers::Offset<fbs::Export>> exports{
@@ -88,10 +92,12 @@ struct Description {
     const auto data_at = b.CreateVector(segments);
     flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fbs::ElementSegment>>> elements_at;
     if (with_elements) elements_at = b.CreateVector(elements);
+    const auto expressions_at = b.CreateVectorOfStructs(expressions);
+    const auto tags_at = b.CreateVector(std::vector{fbs::CreateTag(b, tag_type)});
     fbs::FinishModuleBuffer(
         b, fbs::CreateModule(b, abi_version, hash, digest, name, true, types_at, imports_at, imported_functions,
                              functions_at, names_at, safepoints_at, pointers_at, tables_at, memories_at, globals_at,
-                             exports_at, true, start, data_at, elements_at));
+                             exports_at, true, start, data_at, elements_at, expressions_at, tags_at));
     return Bytes(b.GetBufferPointer(), b.GetBufferPointer() + b.GetSize());
   }
 };
@@ -339,6 +345,14 @@ TEST(ModuleCheckTest, RefusesEveryInconsistencyByName) {
       {[](Description& d) { d.element_table = 1; }, "element segment's table"},
       {[](Description& d) { d.element_function = 2; }, "initialiser's function"},
       {[](Description& d) { d.global_init = 1; }, "initialiser's global"},
+      {[](Description& d) { d.tag_type = 2; }, "tag's type"},
+      {[](Description& d) { d.params = std::vector<std::uint8_t>(kTagParametersMax + 1); }, "tag with too many parameters"},
+      {[](Description& d) { d.expression_steps = 4; }, "expression is out of range"},
+      {[](Description& d) { d.expression_steps = 2; }, "does not leave one value"},
+      {[](Description& d) { d.expression_steps = 3; std::swap(d.expressions[1], d.expressions[2]); }, "lacks operands"},
+      {[](Description& d) { d.expression_steps = 3; d.expressions[2] = {static_cast<fbs::InitKind>(11), 0, 0, 0}; }, "step is unknown"},
+      {[](Description& d) { d.expression_steps = 3; d.expressions[0] = {fbs::InitKind::expression, 1, 1, 0}; }, "inside an expression"},
+      {[](Description& d) { d.expression_steps = kExpressionStepsMax + 1; d.expressions.resize(kExpressionStepsMax + 1); }, "expression is out of range"},
   };
   for (const Case& c : cases) {
     Description d;
@@ -349,6 +363,14 @@ TEST(ModuleCheckTest, RefusesEveryInconsistencyByName) {
     EXPECT_EQ(module.error().code, ErrorCode::kCorrupt) << c.message;
     EXPECT_THAT(module.error().message, HasSubstr(c.message));
   }
+}
+
+TEST(ModuleCheckTest, InitialisersMayBeExpressions) {
+  Description d;
+  d.expression_steps = 3;
+  d.params = std::vector<std::uint8_t>(kTagParametersMax);
+  const Bytes bytes = d.Build();
+  EXPECT_TRUE(CheckModule(bytes).ok());
 }
 
 TEST(ModuleCheckTest, TruncatedBytesNeverPassUnchecked) {

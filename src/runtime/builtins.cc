@@ -110,6 +110,10 @@ void TableInit(Context* context, std::uint32_t segment, std::uint32_t table, std
 
 void ElemDrop(Context* context, std::uint32_t segment) { GuestInstance::From(context).DropElements(segment); }
 
+void ThrowException(Context* context, std::uint32_t tag) { GuestInstance::From(context).Throw(tag); }
+
+std::uint32_t CatchException(Context* context) { return GuestInstance::From(context).Catch(); }
+
 constexpr abi::Builtins kBuiltins = {
     .trap = Trap,
     .poll = godwit_poll,
@@ -126,6 +130,8 @@ constexpr abi::Builtins kBuiltins = {
     .table_copy = TableCopy,
     .table_init = TableInit,
     .elem_drop = ElemDrop,
+    .throw_exception = ThrowException,
+    .catch_exception = CatchException,
 };
 
 }  // namespace

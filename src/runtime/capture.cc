@@ -9,6 +9,7 @@
 
 #include "runtime/guest_instance.h"
 #include "runtime/pages.h"
+#include "runtime/store.h"
 
 namespace godwit::runtime {
 namespace {
@@ -30,8 +31,8 @@ Status GuestInstance::CaptureBlockedTasks() {
     if (task->phase == Task::Phase::kBlocked) blocked.push_back(id);
   }
   if (blocked.empty()) return {};
-  capturing_ = true;
-  context_->state.fetch_or(abi::kStop);
+  stops_->capturing = true;
+  SetInAll(abi::kStop);
   Status status;
   for (TaskId id : blocked) {
     Outcome outcome = Run(id);
@@ -48,16 +49,18 @@ Status GuestInstance::CaptureBlockedTasks() {
     status = FailedPrecondition(fmt::format("call {} has ended: run it to collect its result", id));
     break;
   }
-  capturing_ = false;
-  if (!stop_requested_.load()) {
-    ClearState(abi::kStop);
-    if (stop_requested_.load()) context_->state.fetch_or(abi::kStop);
+  stops_->capturing = false;
+  if (!stops_->requested.load()) {
+    ClearInAll(abi::kStop);
+    if (stops_->requested.load()) SetInAll(abi::kStop);
   }
   return status;
 }
 
 Result<snapshot::Snapshot> GuestInstance::Capture() {
-  if (store_ != nullptr) return Unsupported("instances that are linked with others cannot be captured");
+  if (store_ != nullptr && !store_->capturing()) {
+    return FailedPrecondition("an instance that is linked with others is captured together with them: use Store::Capture");
+  }
   GODWIT_CHECK(current() == nullptr, "Capture was called from inside the guest");
   GODWIT_TRY(CaptureBlockedTasks());
   const fbs::Module& description = module_->module();
@@ -79,15 +82,15 @@ Result<snapshot::Snapshot> GuestInstance::Capture() {
     }
     snapshot.stacks.push_back(std::move(stack));
   }
-  if (memory_->base() != nullptr) {
+  if (own_memory_.base() != nullptr) {
     snapshot.memories.push_back({memory_->pages(), ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages())});
   }
-  for (std::uint32_t i = 0; i < global_count(); ++i) {
+  for (auto i = static_cast<std::uint32_t>(imported_globals_.size()); i < global_count(); ++i) {
     Cell cell;
     std::memcpy(cell.data(), global(i), cell.size());
     snapshot.globals.push_back(cell);
   }
-  for (const abi::Table& table : tables_) {
+  for (const abi::Table& table : std::span(tables_).last(table_elements_.size())) {
     snapshot.tables.push_back({std::vector<std::uint32_t>(table.elements, table.elements + table.size)});
   }
   snapshot.dropped_data = dropped_data_;
@@ -127,12 +130,17 @@ Status GuestInstance::Load(const snapshot::Snapshot& snapshot) {
   GODWIT_TRY(LoadGlobals(snapshot));
   GODWIT_TRY(LoadTables(snapshot));
   FindShadowStack();
-  GODWIT_TRY(LoadHostStates(snapshot));
+  return LoadHostStates(snapshot);
+}
+
+Status GuestInstance::LoadStacks(const snapshot::Snapshot& snapshot) {
   if (snapshot.stacks.size() > limits_.tasks_max) {
     return ResourceExhausted(fmt::format("the snapshot holds {} running calls, the limit is {}", snapshot.stacks.size(),
                                          limits_.tasks_max));
   }
-  for (const snapshot::Stack& stack : snapshot.stacks) GODWIT_TRY(LoadStack(stack));
+  for (const snapshot::Stack& stack : snapshot.stacks) {
+    GODWIT_TRY(LoadStack(stack, store_ != nullptr ? store_->RunsOf(*this) : std::vector<FrameRun>()));
+  }
   return {};
 }
 
@@ -173,28 +181,30 @@ Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
 }
 
 Status GuestInstance::LoadGlobals(const snapshot::Snapshot& snapshot) {
-  if (snapshot.globals.size() != global_count()) return BadSnapshot("it counts other globals than the module has");
-  for (std::uint32_t i = 0; i < global_count(); ++i) {
+  const auto imported = static_cast<std::uint32_t>(imported_globals_.size());
+  if (snapshot.globals.size() != global_count() - imported) return BadSnapshot("it counts other globals than the module has");
+  for (std::uint32_t i = 0; i < snapshot.globals.size(); ++i) {
     std::uint32_t reference;
     std::memcpy(&reference, snapshot.globals[i].data(), sizeof reference);
     if (module_->module().globals()->Get(i)->type() == fbs::ValueType::funcref && reference >= reference_limit()) {
-      return BadSnapshot(fmt::format("global {} refers to a function that does not exist", i));
+      return BadSnapshot(fmt::format("global {} refers to a function that does not exist", imported + i));
     }
-    std::memcpy(global(i), snapshot.globals[i].data(), abi::kGlobalBytes);
+    std::memcpy(global(imported + i), snapshot.globals[i].data(), abi::kGlobalBytes);
   }
   return {};
 }
 
 Status GuestInstance::LoadTables(const snapshot::Snapshot& snapshot) {
-  if (snapshot.tables.size() != tables_.size()) return BadSnapshot("it counts other tables than the module has");
-  for (std::size_t i = 0; i < tables_.size(); ++i) {
-    const std::vector<std::uint32_t>& elements = snapshot.tables[i].elements;
+  const std::size_t imported = tables_.size() - table_elements_.size();
+  if (snapshot.tables.size() != table_elements_.size()) return BadSnapshot("it counts other tables than the module has");
+  for (std::size_t i = imported; i < tables_.size(); ++i) {
+    const std::vector<std::uint32_t>& elements = snapshot.tables[i - imported].elements;
     if (elements.size() < tables_[i].size) return BadSnapshot(fmt::format("table {} is smaller than the module's", i));
     if (elements.size() > tables_[i].maximum) {
       return ResourceExhausted(fmt::format("table {} of the snapshot has {} elements, the limit is {}", i, elements.size(),
                                            tables_[i].maximum));
     }
-    if (module_->module().tables()->Get(static_cast<std::uint32_t>(i))->element() == fbs::ValueType::funcref &&
+    if (table_types_[i] == fbs::ValueType::funcref &&
         std::any_of(elements.begin(), elements.end(), [&](std::uint32_t e) { return e >= reference_limit(); })) {
       return BadSnapshot(fmt::format("table {} refers to a function that does not exist", i));
     }
@@ -206,6 +216,7 @@ Status GuestInstance::LoadTables(const snapshot::Snapshot& snapshot) {
 
 Status GuestInstance::LoadHostStates(const snapshot::Snapshot& snapshot) {
   for (const snapshot::HostState& state : snapshot.host_states) {
+    if (state.module == kLinkedRecord) continue;
     if (state.module == kShadowStacksRecord) {
       if (state.bytes.size() % sizeof(std::uint32_t) != 0 || state.bytes.size() / sizeof(std::uint32_t) > limits_.tasks_max) {
         return BadSnapshot("its record of shadow stacks has a wrong size");
@@ -225,19 +236,14 @@ Status GuestInstance::LoadHostStates(const snapshot::Snapshot& snapshot) {
   return {};
 }
 
-static bool SameResults(const fbs::Module& module, std::uint32_t one, std::uint32_t other) {
-  const auto results = [&](std::uint32_t function) {
-    return module.types()->Get(module.functions()->Get(function)->type())->results();
-  };
-  const auto *x = results(one), *y = results(other);
+static bool SameResults(const fbs::FunctionType& one, const fbs::FunctionType& other) {
+  const auto *x = one.results(), *y = other.results();
   const std::size_t count = x ? x->size() : 0;
   return count == (y ? y->size() : 0) && (count == 0 || std::equal(x->begin(), x->end(), y->begin()));
 }
 
 // Walks the frames from their end, the outermost first, as resuming will.
-Status GuestInstance::CheckFrames(const snapshot::Stack& stack) const {
-  const fbs::Module& description = module_->module();
-  const auto* functions = description.functions();
+Status GuestInstance::CheckFrames(const snapshot::Stack& stack, const std::vector<FrameRun>& runs) const {
   std::uint64_t top = stack.frames.size();
   const auto bad = [&](std::string_view what) {
     return BadSnapshot(fmt::format("the frame of call {} that ends at byte {} {}", stack.id, top, what));
@@ -248,10 +254,13 @@ Status GuestInstance::CheckFrames(const snapshot::Stack& stack) const {
     std::uint32_t function, safepoint;
     std::memcpy(&function, stack.frames.data() + top - 8, sizeof function);
     std::memcpy(&safepoint, stack.frames.data() + top - 4, sizeof safepoint);
-    if (function >= module_->function_count()) return bad("is of a function that does not exist");
+    const Module& module = *OwnerOfFrame(runs, top).module_;
+    const fbs::Module& description = module.module();
+    const auto* functions = description.functions();
+    if (function >= module.function_count()) return bad("is of a function that does not exist");
     // Not always the function itself: a frame whose call is followed by its return alone is left out, so the
     // outermost one may be of what it called last, which leaves the same results.
-    if (outermost && !SameResults(description, function, stack.function)) {
+    if (outermost && !SameResults(module.type_of(function), module_->type_of(stack.function))) {
       return bad("has other results than the function that was called");
     }
     outermost = false;
@@ -259,7 +268,7 @@ Status GuestInstance::CheckFrames(const snapshot::Stack& stack) const {
     const std::uint64_t end = functions->Get(function + 1)->safepoints_begin();
     const std::uint64_t index = begin + safepoint;
     if (begin > end || index >= end || description.safepoints() == nullptr || index >= description.safepoints()->size() ||
-        module_->image().resume(function) == nullptr) {
+        module.image().resume(function) == nullptr) {
       return bad("is of a safepoint that does not exist");
     }
     const fbs::Safepoint& record = *description.safepoints()->Get(static_cast<std::uint32_t>(index));
@@ -283,7 +292,7 @@ Status GuestInstance::CheckFrames(const snapshot::Stack& stack) const {
   return {};
 }
 
-Status GuestInstance::LoadStack(const snapshot::Stack& stack) {
+Status GuestInstance::LoadStack(const snapshot::Stack& stack, std::vector<FrameRun> runs) {
   if (tasks_.count(stack.id) != 0) return BadSnapshot(fmt::format("call {} is in it twice", stack.id));
   if (stack.function >= module_->function_count()) return BadSnapshot("a call of a function that does not exist");
   const fbs::FunctionType& type = module_->type_of(stack.function);
@@ -314,9 +323,10 @@ Status GuestInstance::LoadStack(const snapshot::Stack& stack) {
                                            stack.frames.size(), task->capture.capacity()));
     }
     if (module_->image().reentry(type_index) == nullptr) return BadSnapshot("a call of a type that cannot be resumed");
-    GODWIT_TRY(CheckFrames(stack));
+    GODWIT_TRY(CheckFrames(stack, runs));
     std::memcpy(task->capture.base(), stack.frames.data(), stack.frames.size());
     task->frame_bytes = stack.frames.size();
+    task->runs = std::move(runs);
     task->phase = Task::Phase::kCaptured;
   }
   task->shadow_stack_pointer = stack.shadow_stack_pointer;

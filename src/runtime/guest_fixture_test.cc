@@ -188,6 +188,8 @@ Bytes DescribeGuest() {
   const auto exports_v = b.CreateVector(exports);
   const auto data_v = b.CreateVector(data);
   const auto elements_v = b.CreateVector(elements);
+  const auto expressions_v = b.CreateVectorOfStructs(std::vector<Init>());
+  const auto tags_v = b.CreateVector(std::vector<flatbuffers::Offset<fbs::Tag>>());
   ModuleBuilder module(b);
   module.add_abi_version(abi::kAbiVersion);
   module.add_ir_hash(ir_hash_bytes);
@@ -207,6 +209,8 @@ Bytes DescribeGuest() {
   module.add_exports(exports_v);
   module.add_data(data_v);
   module.add_elements(elements_v);
+  module.add_expressions(expressions_v);
+  module.add_tags(tags_v);
   b.Finish(module.Finish(), ModuleIdentifier());
   return {b.GetBufferPointer(), b.GetBufferPointer() + b.GetSize()};
 }

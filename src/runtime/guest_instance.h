@@ -23,6 +23,8 @@ namespace godwit::runtime {
 inline constexpr std::uint32_t kShadowStackPages = 2;
 // Name of the record in Snapshot::host_states that says where those shadow stacks are.
 inline constexpr std::string_view kShadowStacksRecord = "godwit:shadow_stacks";
+// Likewise of the record, in a linked instance's snapshot, of how it hangs together with the others.
+inline constexpr std::string_view kLinkedRecord = "godwit:linked";
 // Stack of a resumed task, in stacks of Limits::stack.
 inline constexpr std::uint64_t kResumedStackFactor = 4;
 
@@ -41,6 +43,22 @@ class TableElements {
   std::uint64_t bytes_ = 0;
 };
 
+// What others asked of an instance, or of all that are linked together. kStop in Context::state only mirrors it: others
+// set the bit, the instance's thread clears it.
+struct StopRequests {
+  std::atomic<bool> requested{false};
+  bool capturing = false;
+  std::uint64_t every = 0;
+  std::uint64_t since_last = 0;
+  std::uint64_t safepoints_reached = 0;
+};
+
+// Frames of one of the linked instances, up to byte `end` of a task's frames.
+struct FrameRun {
+  std::uint32_t instance;  // Position in its store.
+  std::uint64_t end;
+};
+
 struct Task {
   enum class Phase { kFresh, kCaptured, kRunning, kBlocked };
   // How the fiber came back.
@@ -52,6 +70,7 @@ struct Task {
   std::vector<Cell> cells;  // Parameters at first, results at the end.
   CaptureBuffer capture;
   std::uint64_t frame_bytes = 0;  // Valid when captured.
+  std::vector<FrameRun> runs;     // Whose its frames are, in a store; else all are the instance's.
   std::unique_ptr<Fiber> fiber;   // While running or blocked.
   RunningGuest guest{};
   std::optional<Outcome> ended;  // Ended while Capture ran it; the next Run says so.
@@ -76,14 +95,17 @@ class GuestInstance final : public Instance {
 
   // --- link.cc ---
   // Context, imports, functions and empty tables; no memory, globals or elements yet. `store` is null for an
-  // instance that only host modules offer something to.
+  // instance that only host modules offer something to. `providers`: who provided each import before, if known.
   static Result<std::unique_ptr<GuestInstance>> Link(std::shared_ptr<const Module> module,
                                                      std::vector<std::shared_ptr<HostModule>> hosts,
-                                                     const Limits& limits, GuestStore* store);
+                                                     const Limits& limits, GuestStore* store,
+                                                     std::vector<std::uint32_t> providers = {});
   // Memory, globals and tables as the module's initialisers have them.
   Status Instantiate();
   // --- capture.cc ---
+  // All but the calls that were running.
   Status Load(const snapshot::Snapshot& snapshot);
+  Status LoadStacks(const snapshot::Snapshot& snapshot);
 
   // --- Instance ---
   std::optional<std::uint32_t> start_function() const override;
@@ -99,7 +121,7 @@ class GuestInstance final : public Instance {
   void Wake() override;
   int wake_fd() const override { return wake_fd_; }
   void StopEvery(std::uint64_t every) override;
-  std::uint64_t safepoints_reached() const override { return safepoints_reached_; }
+  std::uint64_t safepoints_reached() const override { return stops_->safepoints_reached; }
   Result<snapshot::Snapshot> Capture() override;
   abi::Context* context() override { return context_; }
   HostModule* host(std::string_view name) override;
@@ -115,6 +137,8 @@ class GuestInstance final : public Instance {
   // `pc`: an address in the guest function that trapped, 0 if unknown: then the nearest on the stack is used.
   [[noreturn]] void TrapAt(abi::TrapCode code, std::uintptr_t pc, std::string message = {});
   abi::Code NextResume();
+  void Throw(std::uint32_t tag);
+  std::uint32_t Catch();
   std::uint32_t GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages);
   abi::Table* table(std::uint32_t index) { return index < tables_.size() ? &tables_[index] : nullptr; }
   // The bytes of a segment; empty once dropped.
@@ -147,8 +171,15 @@ class GuestInstance final : public Instance {
   std::uint32_t reference_limit() const;
   Cell Evaluate(const fbs::Init& init) const;
   Status LinkImports(const std::vector<std::shared_ptr<HostModule>>& hosts);
+  Cell EvaluateExpression(const fbs::Init& init) const;
   Status LinkHostFunction(const fbs::Import& import, const std::vector<std::shared_ptr<HostModule>>& hosts);
   const fbs::Export* FindExport(std::string_view name) const;
+  const GuestInstance& OwnerOfFrame(const std::vector<FrameRun>& runs, std::uint64_t end) const;
+  void LinkTags();
+  std::string TagName(std::uint32_t tag) const;
+  const fbs::FunctionType& tag_type(std::uint32_t index) const;
+  std::uint32_t exception_cells() const;
+  std::uint8_t* exception_cell(std::uint32_t cell) const { return global_place(global_count() + cell); }
   void SetInAll(std::uint32_t bits);
   void ClearInAll(std::uint32_t bits);
   Status CreateMemory(std::uint64_t pages);
@@ -165,14 +196,14 @@ class GuestInstance final : public Instance {
   void ClearState(std::uint32_t bits) { context_->state.fetch_and(~bits); }
   // Code without safepoints (built to measure) cannot stop: interrupting its host calls would lead nowhere.
   bool StopWanted() const {
-    return store_ == nullptr && (stop_requested_.load() || capturing_) && module_->module().safepoints_enabled();
+    return (stops_->requested.load() || stops_->capturing) && module_->module().safepoints_enabled();
   }
   std::uintptr_t GuestProgramCounter(const void* from) const;
   Result<std::uint32_t> ClaimSlot(Task& task);
 
   Status CaptureBlockedTasks();
-  Status CheckFrames(const snapshot::Stack& stack) const;
-  Status LoadStack(const snapshot::Stack& stack);
+  Status CheckFrames(const snapshot::Stack& stack, const std::vector<FrameRun>& runs) const;
+  Status LoadStack(const snapshot::Stack& stack, std::vector<FrameRun> runs);
   Status LoadMemory(const snapshot::Snapshot& snapshot);
   Status LoadTables(const snapshot::Snapshot& snapshot);
   Status LoadGlobals(const snapshot::Snapshot& snapshot);
@@ -190,6 +221,9 @@ class GuestInstance final : public Instance {
   std::vector<abi::FunctionEntry> imports_;
   std::vector<const fbs::Import*> imported_globals_;
   std::uint32_t globals_linked_ = 0;  // So many imported ones have their place filled.
+  std::vector<std::uint32_t> providers_;  // By import: 0 for the host, else 1 + the instance's position in the store.
+  std::vector<std::uint32_t> tags_;       // Numbers, imported ones first.
+  std::uint32_t thrown_ = 0;              // Tag of the exception on its way, of an instance on its own.
   std::vector<abi::FunctionEntry> functions_;  // Empty in a store, which has one table for all.
   GuestPart part_{};                           // Of an instance on its own.
   std::vector<abi::Table> tables_;             // Imported ones first.
@@ -204,12 +238,8 @@ class GuestInstance final : public Instance {
   bool start_ran_ = false;
   int wake_fd_ = -1;
 
-  // What others asked for. kStop in Context::state only mirrors it: others set the bit, this thread clears it.
-  std::atomic<bool> stop_requested_{false};
-  bool capturing_ = false;
-  std::uint64_t stop_every_ = 0;
-  std::uint64_t since_stop_ = 0;
-  std::uint64_t safepoints_reached_ = 0;
+  StopRequests own_stops_;
+  StopRequests* stops_ = &own_stops_;  // The store's, in a store.
 
   std::optional<std::uint32_t> shadow_global_;  // Index of __stack_pointer, if tasks_max > 1.
   std::uint32_t shadow_resting_ = 0;            // Its value when nothing runs on the module's own stack.

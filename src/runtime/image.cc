@@ -182,6 +182,7 @@ Status Image::ReadHeader(const fbs::Module& module) {
   GODWIT_ASSIGN(resumes_, CodeTable(header_->resumes, functions, "resume clones", true));
   GODWIT_ASSIGN(entries_, CodeTable(header_->entries, types, "entries", true));
   GODWIT_ASSIGN(reentries_, CodeTable(header_->reentries, types, "reentries", true));
+  GODWIT_ASSIGN(tails_, CodeTable(header_->tails, functions, "entries for tail calls", true));
   GODWIT_TRY(ReadLines());
   const auto add = [this](abi::Code code, std::uint32_t function) {
     if (code != nullptr) names_.push_back({reinterpret_cast<std::uintptr_t>(code), function});
@@ -189,6 +190,7 @@ Status Image::ReadHeader(const fbs::Module& module) {
   for (std::uint32_t i = 0; i < functions; ++i) {
     add(function(i), i);
     add(resume(i), i);
+    add(CodeAt(tails_[i]), i);
   }
   for (std::uint32_t i = 0; i < types; ++i) {
     add(entry(i), ~0u);

@@ -34,6 +34,8 @@ class Image {
   // Indices must be in range. resume() is null where the function has no safepoint.
   abi::Code function(std::uint32_t index) const { return CodeAt(functions_[index]); }
   abi::Code resume(std::uint32_t index) const { return CodeAt(resumes_[index]); }
+  // Distance from function(index) to its entry for tail calls; 0 where there is none.
+  std::int32_t tail(std::uint32_t index) const { return tails_[index] == 0 ? 0 : tails_[index] - functions_[index]; }
   abi::Code entry(std::uint32_t type) const { return CodeAt(entries_[type]); }
   abi::Code reentry(std::uint32_t type) const { return CodeAt(reentries_[type]); }
 
@@ -77,7 +79,8 @@ class Image {
   std::vector<Named> names_;
   const abi::ImageHeader* header_ = nullptr;
   const abi::LineTable* lines_ = nullptr;
-  const std::int32_t *functions_ = nullptr, *resumes_ = nullptr, *entries_ = nullptr, *reentries_ = nullptr;
+  const std::int32_t *functions_ = nullptr, *resumes_ = nullptr, *entries_ = nullptr, *reentries_ = nullptr,
+                     *tails_ = nullptr;
   std::shared_ptr<const void> keep_;
 };
 

@@ -13,6 +13,18 @@
 
 namespace godwit::runtime {
 
+namespace {
+
+std::size_t CellBytes(fbs::ValueType type) {
+  switch (type) {
+    case fbs::ValueType::i64: case fbs::ValueType::f64: return 8;
+    case fbs::ValueType::v128: return 16;
+    default: return 4;
+  }
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Instance>> Instance::Create(std::shared_ptr<const LoadedModule> module,
                                                    std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) {
   GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
@@ -33,6 +45,7 @@ Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const Loaded
   GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
                                                    std::move(hosts), limits, nullptr));
   GODWIT_TRY(instance->Load(snapshot));
+  GODWIT_TRY(instance->LoadStacks(snapshot));
   return std::unique_ptr<Instance>(std::move(instance));
 }
 
@@ -180,9 +193,12 @@ void GuestInstance::Abandon(TaskId id) {
 }
 
 void GuestInstance::SwitchTo(Task& task) {
-  context_->frames_base = task.capture.base();
-  context_->capture_top = task.capture.base();
   context_->resume_top = task.capture.base() + task.frame_bytes;
+  if (store_ != nullptr) {
+    store_->SetFramesBase(task.capture.base());
+  } else {
+    context_->frames_base = context_->capture_top = task.capture.base();
+  }
   if (shadow_global_) std::memcpy(global(*shadow_global_), &task.shadow_stack_pointer, sizeof task.shadow_stack_pointer);
   SetCurrent(&task);
 }
@@ -208,13 +224,21 @@ void GuestInstance::CallGuest(Task& task) {
   const std::uint32_t type = module_->module().functions()->Get(task.function)->type();
   if (task.phase == Task::Phase::kCaptured) {
     const auto reentry = reinterpret_cast<Entry>(image.reentry(type));
-    reentry(context_, context_->memory, NextResume(), task.cells.data());
+    const abi::Code code = NextResume();
+    reentry(context_->resume_context, context_->resume_memory, code, task.cells.data());
   } else {
     const auto entry = reinterpret_cast<Entry>(image.entry(type));
     entry(context_, context_->memory, image.function(task.function), task.cells.data());
   }
-  if (context_->state.load() & abi::kUnwinding) {
-    task.frame_bytes = static_cast<std::uint64_t>(context_->capture_top - task.capture.base());
+  const std::uint32_t state = context_->state.load();
+  if (state & abi::kException) {
+    task.left = Task::Left::kTrapped;
+    task.trap_code = abi::TrapCode::kUncaughtException;
+    task.trap_pc = 0;
+    task.trap_message = "uncaught exception " + TagName(Catch());
+  } else if (state & abi::kUnwinding) {
+    const std::uint8_t* top = store_ != nullptr ? store_->EndFrames(task.runs) : context_->capture_top;
+    task.frame_bytes = static_cast<std::uint64_t>(top - task.capture.base());
     task.left = Task::Left::kCaptured;
   } else {
     task.left = Task::Left::kReturned;
@@ -271,8 +295,8 @@ Outcome GuestInstance::Finish(Task& task) {
     task.phase = Task::Phase::kBlocked;
     return std::move(task.blocked);
   }
-  if (task.guest.overflowed && stop_every_ == 0) ClearInAll(abi::kSlow);
-  ClearState(abi::kRestart | abi::kUnwinding);
+  if (task.guest.overflowed && stops_->every == 0) ClearInAll(abi::kSlow);
+  ClearInAll(abi::kRestart | abi::kUnwinding | abi::kException);
   task.fiber.reset();
   if (task.left == Task::Left::kCaptured) {
     task.phase = Task::Phase::kCaptured;
@@ -284,6 +308,10 @@ Outcome GuestInstance::Finish(Task& task) {
     case Task::Left::kReturned: {
       const auto* results = module_->type_of(task.function).results();
       task.cells.resize(results != nullptr ? results->size() : 0);
+      for (std::size_t i = 0; i < task.cells.size(); ++i) {  // Behind narrow results may be what the parameters left.
+        const std::size_t bytes = CellBytes(static_cast<fbs::ValueType>(results->Get(static_cast<std::uint32_t>(i))));
+        std::fill(task.cells[i].begin() + static_cast<std::ptrdiff_t>(bytes), task.cells[i].end(), std::uint8_t{0});
+      }
       outcome = Returned{std::move(task.cells)};
       break;
     }
@@ -316,14 +344,13 @@ std::string GuestInstance::TrapMessage(const Task& task, std::string* function) 
 // --- What others ask for ---
 
 void GuestInstance::RequestStop() {
-  if (store_ != nullptr) return;
-  stop_requested_.store(true);
-  context_->state.fetch_or(abi::kStop);
+  stops_->requested.store(true);
+  SetInAll(abi::kStop);
   Wake();
 }
 
 // The bit stays until the instance's own thread finds that nobody wants it.
-void GuestInstance::WithdrawStop() { stop_requested_.store(false); }
+void GuestInstance::WithdrawStop() { stops_->requested.store(false); }
 
 void GuestInstance::Cancel() {
   SetInAll(abi::kCancel);
@@ -337,13 +364,12 @@ void GuestInstance::Wake() {
 }
 
 void GuestInstance::StopEvery(std::uint64_t every) {
-  if (store_ != nullptr) return;
-  stop_every_ = every;
-  since_stop_ = 0;
+  stops_->every = every;
+  stops_->since_last = 0;
   if (every != 0) {
-    context_->state.fetch_or(abi::kSlow);
+    SetInAll(abi::kSlow);
   } else {
-    ClearState(abi::kSlow);
+    ClearInAll(abi::kSlow);
   }
 }
 
@@ -351,14 +377,23 @@ void GuestInstance::StopEvery(std::uint64_t every) {
 
 void GuestInstance::Poll(std::uintptr_t pc) {
   const std::uint32_t state = context_->state.load();
-  if (state & abi::kUnwinding) return;
+  if (state & abi::kException) {
+    // It goes on up before anything else happens. Code that does not know exceptions leaves as if it were captured;
+    // what it appends is dropped.
+    if (!module_->module().catches_exceptions()) context_->state.fetch_or(abi::kUnwinding);
+    return;
+  }
+  if (state & abi::kUnwinding) {
+    if (store_ != nullptr) store_->AppendFrameOf(*this);
+    return;
+  }
   if (current()->guest.overflowed) TrapAt(abi::TrapCode::kStackOverflow, pc);
   if (state & abi::kCancel) TrapAt(abi::TrapCode::kCancelled, pc);
   bool due = (state & abi::kRestart) != 0;
-  if ((state & abi::kSlow) && stop_every_ != 0) {
-    ++safepoints_reached_;
-    if (++since_stop_ >= stop_every_) {
-      since_stop_ = 0;
+  if ((state & abi::kSlow) && stops_->every != 0) {
+    ++stops_->safepoints_reached;
+    if (++stops_->since_last >= stops_->every) {
+      stops_->since_last = 0;
       due = true;
     }
   }
@@ -366,11 +401,13 @@ void GuestInstance::Poll(std::uintptr_t pc) {
     if (StopWanted()) {
       due = true;
     } else {
-      ClearState(abi::kStop);
-      if (stop_requested_.load()) context_->state.fetch_or(abi::kStop);  // Asked again in between.
+      ClearInAll(abi::kStop);
+      if (stops_->requested.load()) SetInAll(abi::kStop);  // Asked again in between.
     }
   }
-  if (due) context_->state.fetch_or(abi::kUnwinding);
+  if (!due) return;
+  SetInAll(abi::kUnwinding);
+  if (store_ != nullptr) store_->AppendFrameOf(*this);
 }
 
 abi::Code GuestInstance::NextResume() {
@@ -378,9 +415,47 @@ abi::Code GuestInstance::NextResume() {
   GODWIT_CHECK(context_->resume_top > context_->frames_base, "resuming past the innermost frame");
   std::uint32_t function;
   std::memcpy(&function, context_->resume_top - 2 * sizeof(std::uint32_t), sizeof function);
-  GODWIT_CHECK(function < module_->function_count() && module_->image().resume(function) != nullptr,
+  const GuestInstance& owner = OwnerOfFrame(current()->runs, static_cast<std::uint64_t>(context_->resume_top - context_->frames_base));
+  GODWIT_CHECK(function < owner.module_->function_count() && owner.module_->image().resume(function) != nullptr,
                "a frame of a function that cannot be resumed");
-  return module_->image().resume(function);
+  owner.context_->resume_top = context_->resume_top;
+  context_->resume_context = owner.context_;
+  context_->resume_memory = owner.context_->memory;
+  return owner.module_->image().resume(function);
+}
+
+// Whose the frame is that ends at byte `end`.
+const GuestInstance& GuestInstance::OwnerOfFrame(const std::vector<FrameRun>& runs, std::uint64_t end) const {
+  for (const FrameRun& run : runs) {
+    if (end <= run.end) return store_->at(run.instance);
+  }
+  return *this;
+}
+
+void GuestInstance::Throw(std::uint32_t tag) {
+  if (store_ != nullptr) return store_->Throw(*this, tag);
+  thrown_ = tag;
+  context_->state.fetch_or(abi::kException);
+}
+
+std::uint32_t GuestInstance::Catch() {
+  if (store_ != nullptr) return store_->Catch(*this);
+  ClearState(abi::kException);
+  return thrown_;
+}
+
+// As the module exports or imports it.
+std::string GuestInstance::TagName(std::uint32_t tag) const {
+  const auto found = std::find(tags_.begin(), tags_.end(), tag);
+  auto index = static_cast<std::uint32_t>(found - tags_.begin());
+  if (found == tags_.end()) return "of another instance's tag";
+  for (const fbs::Export* exported : *module_->module().exports()) {
+    if (exported->kind() == fbs::ExternKind::tag && exported->index() == index) return exported->name()->str();
+  }
+  for (const fbs::Import* import : *module_->module().imports()) {
+    if (import->kind() == fbs::ExternKind::tag && index-- == 0) return import->name()->str();
+  }
+  return fmt::format("of tag[{}]", found - tags_.begin());
 }
 
 std::uint32_t GuestInstance::GrowMemory(std::uint32_t memory_index, std::uint32_t delta_pages) {

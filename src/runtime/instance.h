@@ -133,8 +133,8 @@ class Instance {
 // have the same function, table, memory or mutable global. They live as long as the store, since a table may refer
 // to a function of any of them.
 //
-// Bound to one thread as Instance is; one call at a time runs in all of them. They cannot be stopped and have no
-// snapshot yet: RequestStop and StopEvery have no effect on them, and Capture is kUnsupported. Cancel works.
+// Bound to one thread as Instance is; one call at a time runs in all of them. Stops, like Cancel, concern all of them
+// whichever instance is asked; they are captured together.
 class Store {
  public:
   static Result<std::unique_ptr<Store>> Create();
@@ -146,6 +146,21 @@ class Store {
                                         std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) = 0;
   // Makes what `instance`, of this store, exports importable under `name`, in place of any earlier one.
   virtual void Register(std::string name, const Instance& instance) = 0;
+  // In the order of their instantiation, those that failed after they were linked too.
+  virtual std::vector<Instance*> instances() const = 0;
+
+  // The state of all instances, as Instance::Capture does it, in order. kFailedPrecondition if more than one call has
+  // begun.
+  virtual Result<std::vector<snapshot::Snapshot>> Capture() = 0;
+  // One of the instances that were captured together: `snapshot` is what Capture gave for it.
+  struct Part {
+    std::shared_ptr<const LoadedModule> module;
+    std::vector<std::shared_ptr<HostModule>> hosts;
+    Limits limits;
+    const snapshot::Snapshot* snapshot;
+  };
+  // All of them again, in the same order and registered under the same names. Errors as of Instance::Restore.
+  static Result<std::unique_ptr<Store>> Restore(std::vector<Part> parts);
 };
 
 }  // namespace godwit::runtime

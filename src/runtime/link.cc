@@ -74,9 +74,12 @@ TableElements::~TableElements() {
 
 Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const Module> module,
                                                            std::vector<std::shared_ptr<HostModule>> hosts,
-                                                           const Limits& limits, GuestStore* store) {
+                                                           const Limits& limits, GuestStore* store,
+                                                           std::vector<std::uint32_t> providers) {
   std::unique_ptr<GuestInstance> instance(new GuestInstance);
   instance->store_ = store;
+  if (store != nullptr) instance->stops_ = &store->stops();
+  instance->providers_ = std::move(providers);
   instance->module_ = std::move(module);
   instance->limits_ = limits;
   instance->wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -87,7 +90,7 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
   }
 
   constexpr std::size_t kAlignment = 64;
-  const std::size_t bytes = sizeof(abi::Context) + std::size_t{instance->global_count()} * abi::kGlobalBytes;
+  const std::size_t bytes = sizeof(abi::Context) + std::size_t{instance->global_count() + instance->exception_cells()} * abi::kGlobalBytes;
   instance->context_storage_.reset(std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment));
   if (instance->context_storage_ == nullptr) return ResourceExhausted("no memory for an instance's context");
   std::memset(instance->context_storage_.get(), 0, bytes);
@@ -95,11 +98,12 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
   instance->context_ = context;
   context->owner = instance.get();
   context->builtins = &BuiltinTable();
-  context->function_base = store != nullptr ? store->reference_limit() : 1;
+  context->function_base = store != nullptr ? store->next_reference() : 1;
   context->signatures = instance->module_->signatures().data();
 
   GODWIT_TRY(instance->LinkImports(hosts));
   instance->hosts_ = std::move(hosts);
+  instance->LinkTags();
   GODWIT_TRY(instance->CreateTables());
   context->tables = instance->tables_.data();
   instance->dropped_data_.resize(description.data() != nullptr ? description.data()->size() : 0);
@@ -108,10 +112,15 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
 }
 
 Status GuestInstance::LinkImports(const std::vector<std::shared_ptr<HostModule>>& hosts) {
+  const std::vector<std::uint32_t> known = std::exchange(providers_, {});
   for (const fbs::Import* import : *module_->module().imports()) {
-    if (import->kind() == fbs::ExternKind::function) {
+    const std::uint32_t provider = providers_.size() < known.size() ? known[providers_.size()] : 0;
+    if (import->kind() == fbs::ExternKind::function && provider == 0) {
       const Status linked = LinkHostFunction(*import, hosts);
-      if (linked.ok()) continue;
+      if (linked.ok()) {
+        providers_.push_back(0);
+        continue;
+      }
       if (store_ == nullptr || linked.error().code != ErrorCode::kNotFound) {
         return InvalidArgument(linked.error().message);
       }
@@ -124,10 +133,41 @@ Status GuestInstance::LinkImports(const std::vector<std::shared_ptr<HostModule>>
                                          import->module_()->string_view(), import->name()->string_view(),
                                          fbs::EnumNameExternKind(import->kind())));
     }
-    GODWIT_TRY(store_->LinkImport(*import, *this));
+    GODWIT_ASSIGN(const std::uint32_t position, store_->LinkImport(*import, provider, *this));
+    providers_.push_back(position + 1);
   }
   context_->imports = imports_.data();
   return {};
+}
+
+// Numbers its own tags; imported ones have theirs.
+void GuestInstance::LinkTags() {
+  const auto* own = module_->module().tags();
+  for (std::uint32_t i = 0; own != nullptr && i < own->size(); ++i) {
+    const std::uint32_t values = module_->module().types()->Get(own->Get(i)->type())->params()->size();
+    tags_.push_back(store_ != nullptr ? store_->NextTag(values) : static_cast<std::uint32_t>(tags_.size() + 1));
+  }
+  context_->tags = tags_.data();
+}
+
+const fbs::FunctionType& GuestInstance::tag_type(std::uint32_t index) const {
+  const fbs::Module& description = module_->module();
+  for (const fbs::Import* import : *description.imports()) {
+    if (import->kind() == fbs::ExternKind::tag && index-- == 0) return *description.types()->Get(import->type());
+  }
+  return *description.types()->Get(description.tags()->Get(index)->type());
+}
+
+// As many as the module's tag with the most parameters needs.
+std::uint32_t GuestInstance::exception_cells() const {
+  const fbs::Module& description = module_->module();
+  std::uint32_t cells = 0;
+  const auto add = [&](std::uint32_t type) { cells = std::max<std::uint32_t>(cells, description.types()->Get(type)->params()->size()); };
+  for (const fbs::Import* import : *description.imports()) {
+    if (import->kind() == fbs::ExternKind::tag) add(import->type());
+  }
+  for (std::uint32_t i = 0; description.tags() != nullptr && i < description.tags()->size(); ++i) add(description.tags()->Get(i)->type());
+  return cells;
 }
 
 // kNotFound if no host module offers it.
@@ -192,9 +232,36 @@ Cell GuestInstance::Evaluate(const fbs::Init& init) const {
       std::memcpy(cell.data(), &reference, sizeof reference);
       break;
     }
-    case fbs::InitKind::ref_null: break;
+    case fbs::InitKind::expression: return EvaluateExpression(init);
+    default: break;  // Null.
   }
   return cell;
+}
+
+// Checked when the package was opened: operands are there for each operation.
+Cell GuestInstance::EvaluateExpression(const fbs::Init& init) const {
+  std::vector<Cell> stack;
+  for (std::uint64_t i = 0; i < init.lo(); ++i) {
+    const fbs::Init& step = *module_->module().expressions()->Get(static_cast<std::uint32_t>(init.index() + i));
+    if (step.kind() < fbs::InitKind::expression) {
+      stack.push_back(Evaluate(step));
+      continue;
+    }
+    std::uint64_t x, y;
+    std::memcpy(&y, stack.back().data(), sizeof y);
+    stack.pop_back();
+    std::memcpy(&x, stack.back().data(), sizeof x);
+    switch (step.kind()) {
+      case fbs::InitKind::i32_add: x = static_cast<std::uint32_t>(x + y); break;
+      case fbs::InitKind::i32_sub: x = static_cast<std::uint32_t>(x - y); break;
+      case fbs::InitKind::i32_mul: x = static_cast<std::uint32_t>(x * y); break;
+      case fbs::InitKind::i64_add: x += y; break;
+      case fbs::InitKind::i64_sub: x -= y; break;
+      default: x *= y; break;
+    }
+    std::memcpy(stack.back().data(), &x, sizeof x);
+  }
+  return stack.back();
 }
 
 Status GuestInstance::CreateMemory(std::uint64_t pages) {
@@ -210,6 +277,8 @@ Status GuestInstance::CreateMemory(std::uint64_t pages) {
     GODWIT_ASSIGN(own_memory_, LinearMemory::Create(pages, pages_max));
   }
   context_->memory = memory_->base();
+  context_->resume_context = context_;
+  context_->resume_memory = memory_->base();
   context_->memory_bytes = memory_->bytes();
   for (abi::FunctionEntry& import : imports_) {
     if (import.context == context_) import.memory = memory_->base();
@@ -234,7 +303,7 @@ Status GuestInstance::CreateMemory(std::uint64_t pages) {
         .context = context_,
         .memory = memory_->base(),
         .signature = module_->signatures()[module_->module().functions()->Get(i)->type()],
-        .reserved = 0,
+        .tail = module_->image().tail(i),
     };
   }
   part_ = {&module_->image(), memory_, &context_->state};

@@ -43,6 +43,7 @@ const InitialPages& Module::initial_pages() const {
     for (std::uint32_t i = 0; segments != nullptr && i < segments->size(); ++i) {
       const fbs::DataSegment& segment = *segments->Get(i);
       if (segment.mode() != fbs::SegmentMode::active || segment.bytes() == nullptr || segment.offset() == nullptr) continue;
+      if (segment.offset()->kind() != fbs::InitKind::constant) continue;  // Depends on what is imported.
       std::uint64_t at = static_cast<std::uint32_t>(segment.offset()->lo());
       for (std::uint64_t done = 0; done < segment.bytes()->size();) {
         const std::uint64_t in_page = at % kPage;

@@ -2,9 +2,13 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
+
+#include "runtime/signatures.h"
 
 namespace godwit::runtime {
 namespace {
@@ -33,16 +37,35 @@ GuestStore::~GuestStore() {
 
 Result<Instance*> GuestStore::Instantiate(std::shared_ptr<const LoadedModule> module,
                                           std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits) {
+  GODWIT_ASSIGN(GuestInstance* const instance, LinkNext(std::move(module), std::move(hosts), limits, {}));
+  if (Status made = instance->Instantiate(); !made.ok()) {
+    // Nothing can refer to one that got no functions.
+    if (instance->context_->functions == nullptr) instances_.pop_back();
+    return made.error();
+  }
+  return instance;
+}
+
+Result<GuestInstance*> GuestStore::LinkNext(std::shared_ptr<const LoadedModule> module,
+                                            std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
+                                            std::vector<std::uint32_t> providers) {
   GODWIT_CHECK(current_ == nullptr, "an instance was linked while a guest runs");
   GODWIT_ASSIGN(auto linked, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
-                                                 std::move(hosts), limits, this));
-  GuestInstance& instance = *linked;
-  {
-    std::lock_guard lock(mutex_);
-    instances_.push_back(std::move(linked));
-  }
-  GODWIT_TRY(instance.Instantiate());
-  return &instance;
+                                                 std::move(hosts), limits, this, std::move(providers)));
+  std::lock_guard lock(mutex_);
+  instances_.push_back(std::move(linked));
+  return instances_.back().get();
+}
+
+std::vector<Instance*> GuestStore::instances() const {
+  std::vector<Instance*> all;
+  for (const auto& instance : instances_) all.push_back(instance.get());
+  return all;
+}
+
+std::uint32_t GuestStore::PositionOf(const GuestInstance& instance) const {
+  const auto found = std::find_if(instances_.begin(), instances_.end(), [&](const auto& one) { return one.get() == &instance; });
+  return static_cast<std::uint32_t>(found - instances_.begin());
 }
 
 void GuestStore::Register(std::string name, const Instance& instance) {
@@ -50,25 +73,30 @@ void GuestStore::Register(std::string name, const Instance& instance) {
 }
 
 Result<abi::FunctionEntry*> GuestStore::AddFunctions(std::uint32_t count) {
-  if (count > kStoreFunctionsMax - reference_limit_) {
+  if (count > kStoreFunctionsMax - next_reference_) {
     return ResourceExhausted(fmt::format("linked instances have more than {} functions together", kStoreFunctionsMax));
   }
-  abi::FunctionEntry* added = functions_ + reference_limit_;
-  reference_limit_ += count;
+  abi::FunctionEntry* added = functions_ + next_reference_;
+  next_reference_ += count;
   return added;
 }
 
-Status GuestStore::LinkImport(const fbs::Import& import, GuestInstance& importer) {
+Result<std::uint32_t> GuestStore::LinkImport(const fbs::Import& import, std::uint32_t provider, GuestInstance& importer) {
   const auto error = [&](std::string_view what) {
     return InvalidArgument(fmt::format("{} {}.{} ({})", what, import.module_()->string_view(),
                                        import.name()->string_view(), fbs::EnumNameExternKind(import.kind())));
   };
-  const auto found = registered_.find(import.module_()->string_view());
-  const fbs::Export* exported = found != registered_.end() ? found->second->FindExport(import.name()->string_view()) : nullptr;
+  const GuestInstance* from = nullptr;
+  if (provider != 0) {
+    if (provider <= instances_.size()) from = instances_[provider - 1].get();
+  } else if (const auto found = registered_.find(import.module_()->string_view()); found != registered_.end()) {
+    from = found->second;
+  }
+  const fbs::Export* exported = from != nullptr ? from->FindExport(import.name()->string_view()) : nullptr;
   if (exported == nullptr) return error("unknown import");
   const Error incompatible = error("incompatible import type");
   if (exported->kind() != import.kind()) return incompatible;
-  const GuestInstance& exporter = *found->second;
+  const GuestInstance& exporter = *from;
   const std::uint32_t index = exported->index();
   const fbs::Module& description = exporter.module_->module();
   switch (import.kind()) {
@@ -93,6 +121,14 @@ Status GuestStore::LinkImport(const fbs::Import& import, GuestInstance& importer
       importer.memory_ = exporter.memory_;
       importer.memory_declared_max_ = exporter.memory_declared_max_;
       break;
+    case fbs::ExternKind::tag: {
+      const auto* wanted = importer.module_->module().types()->Get(import.type());
+      GODWIT_ASSIGN(const std::uint32_t type, InternSignature(*wanted));
+      GODWIT_ASSIGN(const std::uint32_t offered, InternSignature(exporter.tag_type(index)));
+      if (type != offered) return incompatible;
+      importer.tags_.push_back(exporter.tags_[index]);
+      break;
+    }
     case fbs::ExternKind::global: {
       const std::size_t imported = exporter.imported_globals_.size();
       const bool own = index >= imported;
@@ -111,7 +147,56 @@ Status GuestStore::LinkImport(const fbs::Import& import, GuestInstance& importer
       break;
     }
   }
-  return {};
+  return PositionOf(exporter);
+}
+
+std::uint32_t GuestStore::NextTag(std::uint32_t values) {
+  tag_values_.push_back(values);
+  return static_cast<std::uint32_t>(tag_values_.size());
+}
+
+void GuestStore::Throw(GuestInstance& from, std::uint32_t tag) {
+  thrown_ = tag;
+  const std::uint8_t* cells = from.exception_cell(0);
+  thrown_values_.resize(tag_values_[tag - 1]);
+  std::memcpy(thrown_values_.data(), cells, thrown_values_.size() * sizeof(Cell));
+  SetInAll(abi::kException);
+}
+
+std::uint32_t GuestStore::Catch(GuestInstance& in) {
+  if (thrown_values_.size() > in.exception_cells()) {
+    in.RaiseTrap(abi::TrapCode::kHostFailure,
+                 fmt::format("an exception of {} values cannot pass through code that knows only tags of at most {}",
+                             thrown_values_.size(), in.exception_cells()));
+  }
+  std::memcpy(in.exception_cell(0), thrown_values_.data(), thrown_values_.size() * sizeof(Cell));
+  ClearInAll(abi::kException | abi::kUnwinding);
+  SetFramesBase(in.context_->frames_base);  // Instances that do not know exceptions appended frames.
+  return thrown_;
+}
+
+void GuestStore::SetFramesBase(std::uint8_t* base) {
+  for (const auto& instance : instances_) instance->context_->frames_base = instance->context_->capture_top = base;
+  framing_ = nullptr;
+  runs_.clear();
+}
+
+void GuestStore::AppendFrameOf(GuestInstance& instance) {
+  if (framing_ == &instance) return;
+  if (framing_ != nullptr) {
+    const std::uint8_t* top = framing_->context_->capture_top;
+    runs_.push_back({PositionOf(*framing_), static_cast<std::uint64_t>(top - framing_->context_->frames_base)});
+    instance.context_->capture_top = framing_->context_->capture_top;
+  }
+  framing_ = &instance;
+}
+
+const std::uint8_t* GuestStore::EndFrames(std::vector<FrameRun>& runs) {
+  GODWIT_CHECK(framing_ != nullptr, "a stop without a frame");
+  const std::uint8_t* top = framing_->context_->capture_top;
+  runs_.push_back({PositionOf(*framing_), static_cast<std::uint64_t>(top - framing_->context_->frames_base)});
+  runs = std::exchange(runs_, {});
+  return top;
 }
 
 void GuestStore::MemoryGrew(const LinearMemory& memory) {

@@ -160,6 +160,7 @@ std::string_view TrapCodeText(abi::TrapCode code) {
     case abi::TrapCode::kMemoryLimit: return "memory limit";
     case abi::TrapCode::kHostFailure: return "host failure";
     case abi::TrapCode::kUndefinedElement: return "undefined element";
+    case abi::TrapCode::kUncaughtException: return "uncaught exception";
   }
   return "unknown trap";
 }

@@ -11,6 +11,7 @@ inline wabt::Features SupportedFeatures() {
   features.enable_reference_types();
   features.enable_tail_call();
   features.enable_exceptions();
+  features.enable_extended_const();
   return features;
 }
 

@@ -99,8 +99,22 @@ Status CheckLimits(const Module& module) {
       return ResourceExhausted("func[" + number(i) + "] has more than " + number(kLocalsMax) + " locals");
     }
   }
+  for (std::size_t i = 0; i < ir.globals.size(); ++i) {
+    if (ir.globals[i]->init_expr.size() > kInitialiserStepsMax) {
+      return ResourceExhausted("global[" + number(i) + "] is initialised in more than " + number(kInitialiserStepsMax) + " steps");
+    }
+  }
+  for (const wabt::DataSegment* segment : ir.data_segments) {
+    if (segment->offset.size() > kInitialiserStepsMax) return ResourceExhausted("a data segment's offset has more than " + number(kInitialiserStepsMax) + " steps");
+  }
+  for (const wabt::ElemSegment* segment : ir.elem_segments) {
+    if (segment->offset.size() > kInitialiserStepsMax) return ResourceExhausted("an element segment's offset has more than " + number(kInitialiserStepsMax) + " steps");
+  }
   if (ir.memories.size() > 1) return Unsupported("more than one memory (multi-memory)");
-  if (!ir.tags.empty()) return Unsupported("exception tags (exception handling)");
+  for (std::size_t i = 0; i < ir.tags.size(); ++i) {
+    if (ir.tags[i]->decl.sig.param_types.size() <= kTagParametersMax) continue;
+    return ResourceExhausted("tag[" + number(i) + "] has more than " + number(kTagParametersMax) + " parameters");
+  }
   for (const wabt::Memory* memory : ir.memories) {
     if (memory->page_limits.is_64) return Unsupported("64-bit memory (memory64)");
     if (memory->page_limits.is_shared) return Unsupported("shared memory (threads)");
@@ -145,6 +159,7 @@ Result<Module> Read(ByteView source, std::string_view name) {
   if (auto put = PutElementGlobals(*element_globals, *module.ir); !put.ok()) return put.error().Within(context);
   if (auto checked = CheckInstructions(binary_read); !checked.ok()) return checked.error().Within(context);
   module.body_bytes = BodySizes(module.binary);
+  module.uses = FindUses(*module.ir);
   return module;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "wasm/uses.h"
 
 namespace godwit::wasm {
 
@@ -19,6 +20,7 @@ struct Module {
   std::unique_ptr<wabt::Module> ir;  // All variables in it are indices.
   // Bytes of each defined function's body, imports not counted.
   std::vector<std::uint32_t> body_bytes;
+  Uses uses;
   std::string FunctionName(std::uint32_t index) const;  // From the name section; empty where unknown.
 };
 
@@ -27,6 +29,8 @@ inline constexpr std::size_t kModuleBytesMax = 256u << 20;
 inline constexpr std::uint32_t kFunctionsMax = 1'000'000;
 inline constexpr std::uint32_t kLocalsMax = 50'000;
 inline constexpr std::uint32_t kParametersMax = 1'000;
+inline constexpr std::uint32_t kTagParametersMax = 128;
+inline constexpr std::size_t kInitialiserStepsMax = 1 << 16;
 inline constexpr std::uint32_t kBrTableTargetsMax = 100'000;
 
 // Reads a binary or, if it does not begin with "\0asm", the text format. kInvalidArgument with file, offset or

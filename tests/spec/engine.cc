@@ -73,8 +73,9 @@ struct Target {
   std::shared_ptr<const LoadedModule> module;
   Instance* instance = nullptr;       // Undisturbed; in the store or `own`.
   std::unique_ptr<Instance> own;
-  std::unique_ptr<Instance> stopped;  // Does the same as `own`, under stops.
-  std::uint64_t calls = 0;            // Of `stopped`.
+  std::optional<std::size_t> position;  // In the store, if it is there.
+  std::unique_ptr<Instance> stopped;    // Does the same as `own`, under stops.
+  std::uint64_t calls = 0;              // Of `stopped`.
   std::string unsupported;            // Why the engine refuses the module.
   std::string failed;                 // Why it should not have.
 };
@@ -138,14 +139,30 @@ class ScriptRun {
 
   static std::vector<std::shared_ptr<runtime::HostModule>> Hosts() { return {std::make_shared<SpectestFunctions>()}; }
 
+  // The store with the instances of the script, and under stress one that does the same under stops.
   Result<runtime::Store*> TheStore() {
     if (!store_) {
       GODWIT_ASSIGN(store_, runtime::Store::Create());
+      GODWIT_ASSIGN(stopped_store_, runtime::Store::Create());
       GODWIT_ASSIGN(auto spectest, Compile(Bytes(kSpectestModule.begin(), kSpectestModule.end())));
-      GODWIT_ASSIGN(Instance * instance, store_->Instantiate(spectest, {}, {}));
-      store_->Register("spectest", *instance);
+      GODWIT_TRY(InstantiateInBoth(spectest));
+      store_->Register("spectest", *store_->instances().back());
+      stopped_store_->Register("spectest", *stopped_store_->instances().back());
     }
     return store_.get();
+  }
+
+  // Also the start function runs in both. The store's must have been made.
+  Status InstantiateInBoth(const std::shared_ptr<const LoadedModule>& module) {
+    const auto in = [&](runtime::Store& store) -> Status {
+      GODWIT_ASSIGN(Instance * instance, store.Instantiate(module, Hosts(), {}));
+      return RunStart(*instance);
+    };
+    const Status made = in(*store_), again = in(*stopped_store_);
+    // One that failed stays, since what it wrote may lead to it.
+    while (linked_modules_.size() < store_->instances().size()) linked_modules_.push_back(module);
+    if (made.ok() != again.ok()) return Internal("a second store does not do the same");
+    return made;
   }
 
   // Whether other modules are linked with it: then it lives in the store.
@@ -169,8 +186,12 @@ class ScriptRun {
   Status Instantiate(Target& target, const std::string& name) {
     if (IsLinked(target.module->module(), name)) {
       GODWIT_ASSIGN(runtime::Store * store, TheStore());
-      GODWIT_ASSIGN(target.instance, store->Instantiate(target.module, Hosts(), {}));
-      return RunStart(*target.instance);
+      const Status made = InstantiateInBoth(target.module);
+      if (linked_modules_.back() == target.module) {
+        target.position = store->instances().size() - 1;
+        target.instance = store->instances().back();
+      }
+      return made;
     }
     GODWIT_ASSIGN(target.own, Instance::Create(target.module, Hosts(), {}));
     target.instance = target.own.get();
@@ -217,6 +238,7 @@ class ScriptRun {
       return;
     }
     store_->Register(command_->text, *target->instance);
+    stopped_store_->Register(command_->text, *stopped_store_->instances()[*target->position]);
   }
 
   void ExpectRefused() {
@@ -270,10 +292,7 @@ class ScriptRun {
     if (target.module == nullptr) return;
     auto store = TheStore();  // What it wrote before the trap remains in what it imports.
     if (!store.ok()) return Fail(store.error().message);
-    const Status made = [&]() -> Status {
-      GODWIT_ASSIGN(Instance * instance, (*store)->Instantiate(target.module, Hosts(), {}));
-      return RunStart(*instance);
-    }();
+    const Status made = InstantiateInBoth(target.module);
     if (made.ok()) return Fail("instantiates, but: " + command_->text);
     if (!SameTrap(made.error().message)) {
       return Fail(fmt::format("expected '{}', got '{}'", command_->text, made.error().message));
@@ -331,8 +350,8 @@ class ScriptRun {
   Result<Ended> Get(const Target& target) {
     const fbs::Module& module = target.module->module();
     GODWIT_ASSIGN(const runtime::Cell cell, target.instance->GetGlobal(command_->action.field));
-    if (target.stopped) {
-      GODWIT_ASSIGN(const runtime::Cell other, target.stopped->GetGlobal(command_->action.field));
+    if (Instance* stopped = Stopped(target)) {
+      GODWIT_ASSIGN(const runtime::Cell other, stopped->GetGlobal(command_->action.field));
       if (other != cell) return Internal("under stops the global has another value");
     }
     for (const fbs::Export* exported : *module.exports()) {
@@ -353,7 +372,7 @@ class ScriptRun {
     const fbs::FunctionType& type = TypeOf(target.module->module(), function);
     GODWIT_ASSIGN(const runtime::TaskId task, target.instance->Start(function, arguments));
     const Ended ended = Convert(target.instance->Run(task), type);
-    if (target.stopped) {
+    if (Stopped(target) != nullptr) {
       GODWIT_ASSIGN(const Ended other, CallUnderStops(target, function, arguments, type));
       if (!(other == ended)) {
         return Internal(fmt::format("under stops: {}; without: {}",
@@ -379,14 +398,39 @@ class ScriptRun {
     return ended;
   }
 
-  // The instance becomes a snapshot, is dropped, and comes back.
+  // Null without stress.
+  Instance* Stopped(const Target& target) const {
+    if (!settings_.stress) return nullptr;
+    return target.position ? stopped_store_->instances()[*target.position] : target.stopped.get();
+  }
+
+  // The instance, or all that are linked with it, becomes a snapshot, is dropped, and comes back.
   Status Reincarnate(Target& target) {
+    ++report_.stops;
+    if (target.position) return ReincarnateStore();
     GODWIT_ASSIGN(const snapshot::Snapshot snapshot, target.stopped->Capture());
     GODWIT_ASSIGN(const Bytes encoded, snapshot::EncodeToBytes(snapshot));
     target.stopped.reset();
     GODWIT_ASSIGN(const snapshot::Snapshot decoded, snapshot::Decode(encoded));
     GODWIT_ASSIGN(target.stopped, Instance::Restore(target.module, Hosts(), {}, decoded));
-    ++report_.stops;
+    return {};
+  }
+  Status ReincarnateStore() {
+    std::vector<Bytes> encoded;
+    GODWIT_ASSIGN(const std::vector<snapshot::Snapshot> snapshots, stopped_store_->Capture());
+    for (const snapshot::Snapshot& snapshot : snapshots) {
+      GODWIT_ASSIGN(Bytes bytes, snapshot::EncodeToBytes(snapshot));
+      encoded.push_back(std::move(bytes));
+    }
+    stopped_store_.reset();
+    std::vector<snapshot::Snapshot> decoded;
+    for (const Bytes& bytes : encoded) {
+      GODWIT_ASSIGN(snapshot::Snapshot snapshot, snapshot::Decode(bytes));
+      decoded.push_back(std::move(snapshot));
+    }
+    std::vector<runtime::Store::Part> parts;
+    for (std::size_t i = 0; i < decoded.size(); ++i) parts.push_back({linked_modules_[i], Hosts(), {}, &decoded[i]});
+    GODWIT_ASSIGN(stopped_store_, runtime::Store::Restore(std::move(parts)));
     return {};
   }
 
@@ -395,13 +439,13 @@ class ScriptRun {
                                const fbs::FunctionType& type) {
     if (target.calls < kCallsWithMoveBetween || target.calls % kCallsWithMoveBetween == 0) GODWIT_TRY(Reincarnate(target));
     ++target.calls;
-    GODWIT_ASSIGN(const runtime::TaskId task, target.stopped->Start(function, arguments));
+    GODWIT_ASSIGN(const runtime::TaskId task, Stopped(target)->Start(function, arguments));
     std::uint64_t every = command_->kind == Command::Kind::kAssertExhaustion ? 0 : 1, stops = 0;
     while (true) {
-      target.stopped->StopEvery(every);
-      const Outcome outcome = target.stopped->Run(task);
+      Stopped(target)->StopEvery(every);
+      const Outcome outcome = Stopped(target)->Run(task);
       if (!std::holds_alternative<runtime::Captured>(outcome)) {
-        target.stopped->StopEvery(0);
+        Stopped(target)->StopEvery(0);
         return Convert(outcome, type);
       }
       GODWIT_TRY(Reincarnate(target));
@@ -416,7 +460,8 @@ class ScriptRun {
   std::size_t at_ = 0;
   const Command* command_ = nullptr;
   Report report_;
-  std::unique_ptr<runtime::Store> store_;
+  std::unique_ptr<runtime::Store> store_, stopped_store_;
+  std::vector<std::shared_ptr<const LoadedModule>> linked_modules_;  // Of the instances in both stores.
   std::vector<std::unique_ptr<Target>> targets_;
   std::map<std::string, Target*> named_;
   std::set<std::string, std::less<>> missing_;  // Names under which modules that were refused should be registered.

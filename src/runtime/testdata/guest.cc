@@ -53,8 +53,9 @@ T Pop(Context* c) {
 }
 
 template <typename R>
-R ResumeCallee(Context* c, u8* m) {
-  return reinterpret_cast<R (*)(Context*, u8*)>(c->builtins->next_resume(c))(c, m);
+R ResumeCallee(Context* c, u8*) {
+  const auto code = reinterpret_cast<R (*)(Context*, u8*)>(c->builtins->next_resume(c));
+  return code(c->resume_context, c->resume_memory);
 }
 
 void Trap(Context* c, TrapCode code) { c->builtins->trap(c, static_cast<u32>(code)); }
@@ -331,11 +332,11 @@ asm(R"(
         .globl godwit_image
         .hidden godwit_image
 godwit_image:
-        .long 0x49575747, 3
+        .long 0x49575747, 4
         .fill 32, 1, 0xab
         .long 24, 6
         .long functions - godwit_image, resumes - godwit_image, entries - godwit_image, reentries - godwit_image
-        .long lines - godwit_image, 0
+        .long lines - godwit_image, tails - godwit_image
 functions:
         .long f0 - godwit_image, f1 - godwit_image, f2 - godwit_image, f3 - godwit_image
         .long f4 - godwit_image, f5 - godwit_image, f6 - godwit_image, f7 - godwit_image
@@ -356,6 +357,8 @@ entries:
 reentries:
         .long t0 - godwit_image, t1 - godwit_image, t1 - godwit_image
         .long t3 - godwit_image, t0 - godwit_image, t1 - godwit_image
+tails:
+        .fill 24, 4, 0
 lines:
         .long 2, line_names - lines, line_names_end - line_names
         .long f3 - lines, 1

@@ -1,0 +1,40 @@
+;; Constant expressions with arithmetic: globals, segments, on imported globals too.
+(module $numbers
+  (global (export "base") i32 (i32.const 1000))
+  (global (export "wide") i64 (i64.const 0x1_0000_0000)))
+(register "numbers" $numbers)
+
+(module
+  (import "numbers" "base" (global $base i32))
+  (import "numbers" "wide" (global $wide i64))
+  (global (export "a") i32 (i32.add (global.get $base) (i32.mul (i32.const 3) (i32.const 7))))
+  (global (export "b") i32 (i32.sub (i32.const 5) (global.get $base)))
+  (global (export "c") i64 (i64.mul (i64.add (global.get $wide) (i64.const 1)) (i64.sub (i64.const 2) (i64.const 5))))
+  (global (export "d") i32 (i32.mul (i32.const 0x10000) (i32.const 0x10001)))
+  (memory 1)
+  (data (offset (i32.add (global.get $base) (i32.const 24))) "\2a")
+  (table 2000 funcref)
+  (elem (offset (i32.sub (global.get $base) (i32.const 1))) func $f)
+  (func $f (result i32) (i32.const 7))
+  (func (export "byte") (param i32) (result i32) (i32.load8_u (local.get 0)))
+  (func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0))))
+(assert_return (get "a") (i32.const 1021))
+(assert_return (get "b") (i32.const -995))
+(assert_return (get "c") (i64.const -12884901891))
+(assert_return (get "d") (i32.const 0x10000))
+(assert_return (invoke "byte" (i32.const 1024)) (i32.const 42))
+(assert_return (invoke "call" (i32.const 999)) (i32.const 7))
+(assert_trap (invoke "call" (i32.const 1000)) "uninitialized element")
+
+(module
+  (global i32 (i32.add (i32.const 8) (i32.const 8)))
+  (memory 1)
+  (data (i32.add (i32.const 8) (i32.const 8)) "abc")
+  (func (export "byte") (param i32) (result i32) (i32.load8_u (local.get 0))))
+(assert_return (invoke "byte" (i32.const 17)) (i32.const 98))
+
+(assert_invalid (module (global i32 (i32.add (i32.const 1) (i64.const 1)))) "type mismatch")
+(assert_invalid (module (global i32 (i32.add (i32.const 1)))) "type mismatch")
+(assert_invalid (module (global i32 (i32.and (i32.const 1) (i32.const 1)))) "constant expression required")
+(assert_invalid (module (global i32 (i32.div_s (i32.const 1) (i32.const 1)))) "constant expression required")
+(assert_trap (module (memory 1) (data (i32.mul (i32.const 65536) (i32.const 2)) "x")) "out of bounds memory access")

@@ -31,8 +31,8 @@ enum class Builtin : unsigned {
 inline constexpr unsigned kBuiltins = 17;
 
 // Functions of our own making that follow the module's functions in the index space.
-enum class Synthetic : unsigned { kMemoryFill, kMemoryCopy };
-inline constexpr unsigned kSyntheticFunctions = 2;
+enum class Synthetic : unsigned { kMemoryFill, kMemoryCopy, kMemoryInit };
+inline constexpr unsigned kSyntheticFunctions = 3;
 
 class AbiIr {
  public:

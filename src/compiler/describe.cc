@@ -103,6 +103,8 @@ fbs::Init ConvertInit(const wabt::ExprList& exprs, std::vector<fbs::Init>& expre
   return fbs::Init(fbs::InitKind::expression, begin, steps.size(), 0);
 }
 
+constexpr const char* kSyntheticNames[kSyntheticFunctions] = {"memory.fill", "memory.copy", "memory.init"};
+
 std::vector<fbs::ValueType> Convert(const wabt::TypeVector& types) {
   std::vector<fbs::ValueType> result;
   for (wabt::Type type : types) result.push_back(Convert(type));
@@ -116,8 +118,8 @@ TypeTable MakeTypeTable(const wasm::Module& module) {
   for (const wabt::TypeEntry* type : module.ir->types) {
     table.signatures.push_back(wabt::cast<wabt::FuncType>(type)->sig);
   }
-  table.synthetic_type = static_cast<std::uint32_t>(table.signatures.size());
-  table.signatures.push_back(SyntheticSignature(Synthetic::kMemoryFill));
+  table.synthetic_types = static_cast<std::uint32_t>(table.signatures.size());
+  for (unsigned i = 0; i < kSyntheticFunctions; ++i) table.signatures.push_back(SyntheticSignature(static_cast<Synthetic>(i)));
   return table;
 }
 
@@ -165,9 +167,9 @@ Bytes DescribeModule(const wasm::Module& module, const TypeTable& types, std::ve
   const std::uint32_t count = static_cast<std::uint32_t>(ir.funcs.size()) + kSyntheticFunctions;
   for (std::uint32_t i = 0; i < count; ++i) {
     const bool own = i < ir.funcs.size();
-    const std::uint32_t type = own ? ir.GetFuncTypeIndex(ir.funcs[i]->decl) : types.synthetic_type;
+    const std::uint32_t type = own ? ir.GetFuncTypeIndex(ir.funcs[i]->decl) : types.synthetic_types + i - static_cast<std::uint32_t>(ir.funcs.size());
     functions.emplace_back(type, static_cast<std::uint32_t>(records.size()));
-    names.push_back(own ? module.FunctionName(i) : i == ir.funcs.size() ? "memory.fill" : "memory.copy");
+    names.push_back(own ? module.FunctionName(i) : kSyntheticNames[i - ir.funcs.size()]);
     if (next < safepoints.size() && safepoints[next].function == i) {
       for (const SafepointRecord& record : safepoints[next].safepoints) {
         const auto begin = static_cast<std::uint32_t>(pointers.size());

@@ -8,7 +8,7 @@ namespace godwit::compiler {
 // `types`: the module's function types and, after them, those of synthetic functions, as image thunks number them.
 struct TypeTable {
   std::vector<wabt::FuncSignature> signatures;
-  std::uint32_t synthetic_type = 0;  // Of every synthetic function.
+  std::uint32_t synthetic_types = 0;  // Of the first synthetic function; the others' follow.
 };
 TypeTable MakeTypeTable(const wasm::Module& module);
 

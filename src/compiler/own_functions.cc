@@ -40,29 +40,30 @@ std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which) {
   return static_cast<std::uint32_t>(module.ir->funcs.size()) + static_cast<std::uint32_t>(which);
 }
 
-wabt::FuncSignature SyntheticSignature(Synthetic) {
+wabt::FuncSignature SyntheticSignature(Synthetic which) {
   wabt::FuncSignature sig;
-  sig.param_types = {wabt::Type::I32, wabt::Type::I32, wabt::Type::I32};
+  sig.param_types.assign(which == Synthetic::kMemoryInit ? 4 : 3, wabt::Type::I32);
   return sig;
 }
 
 void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
-  const bool copy = which == Synthetic::kMemoryCopy;
+  const bool copy = which == Synthetic::kMemoryCopy, init = which == Synthetic::kMemoryInit;
   FunctionBuilder f(abi, abi.GuestFunction(SyntheticIndex(module, which), abi.GuestType(SyntheticSignature(which))));
   f.function->addFnAttr(llvm::Attribute::NoInline);
   auto& b = f.b;
   Value *to = f.function->getArg(2), *second = f.function->getArg(3), *bytes = f.function->getArg(4);
   Value* size = abi.LoadField(b, f.context, abi.i64, offsetof(abi::Context, memory_bytes));
-  auto past_end = [&](Value* start) {
-    return b.CreateICmpUGT(b.CreateAdd(b.CreateZExt(start, abi.i64), b.CreateZExt(bytes, abi.i64)), size);
+  auto past_end = [&](Value* start, Value* end) {
+    return b.CreateICmpUGT(b.CreateAdd(b.CreateZExt(start, abi.i64), b.CreateZExt(bytes, abi.i64)), end);
   };
-  f.TrapIf(past_end(to), abi::TrapCode::kMemoryOutOfBounds);
-  if (copy) f.TrapIf(past_end(second), abi::TrapCode::kMemoryOutOfBounds);
+  f.TrapIf(past_end(to, size), abi::TrapCode::kMemoryOutOfBounds);
+  if (copy) f.TrapIf(past_end(second, size), abi::TrapCode::kMemoryOutOfBounds);
+  if (init) f.TrapIf(past_end(second, f.I64(1ull << 32)), abi::TrapCode::kMemoryOutOfBounds);
   Value* limit = f.I32(abi::kBulkChunkBytes);
-  llvm::Function* chunk = abi.OpaqueBuiltin(copy ? Builtin::kMemoryCopy : Builtin::kMemoryFill);
+  llvm::Function* chunk = abi.OpaqueBuiltin(copy ? Builtin::kMemoryCopy : init ? Builtin::kMemoryInit : Builtin::kMemoryFill);
   BasicBlock *entry = nullptr, *done = f.NewBlock("done");
 
-  // One loop over chunks of what remains, from the front or (overlapping copies upwards) from the back.
+  // One loop over chunks of what remains, from the front or from the back (overlapping copies upwards).
   auto loop = [&](bool backward) {
     entry = b.GetInsertBlock();
     BasicBlock* header = f.NewBlock("chunk");
@@ -74,7 +75,9 @@ void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
     Value* now = b.CreateBinaryIntrinsic(llvm::Intrinsic::umin, left, limit);
     Value* rest = b.CreateSub(left, now);
     Value* offset = backward ? rest : b.CreateSub(bytes, left);
-    b.CreateCall(chunk, {f.context, b.CreateAdd(to, offset), copy ? b.CreateAdd(second, offset) : second, now});
+    std::vector<Value*> arguments{f.context, b.CreateAdd(to, offset), copy || init ? b.CreateAdd(second, offset) : second, now};
+    if (init) arguments.insert(arguments.begin() + 1, f.function->getArg(5));
+    b.CreateCall(chunk, arguments);
     b.CreateCondBr(b.CreateICmpEQ(rest, f.I32(0)), done, latch);
     b.SetInsertPoint(latch);
     b.CreateBr(header);
@@ -87,7 +90,7 @@ void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
     loop(true);
     b.SetInsertPoint(forward);
   }
-  loop(false);
+  loop(init);  // The end of a segment first: if that is inside it, all is, and otherwise nothing has been written.
   b.SetInsertPoint(done);
   b.CreateRetVoid();
 }

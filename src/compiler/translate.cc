@@ -495,7 +495,8 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   }
   R OnMemoryInitExpr(wabt::MemoryInitExpr* e) override {
     Locate(*e);
-    return EmitBuiltin(Builtin::kMemoryInit, {e->var.index()}, 3, false);
+    if (!Dead()) Push(f_.I32(e->var.index()));
+    return EmitSynthetic(Synthetic::kMemoryInit);
   }
   R OnDataDropExpr(wabt::DataDropExpr* e) override {
     return EmitBuiltin(Builtin::kDataDrop, {e->var.index()}, 0, false);

@@ -27,7 +27,7 @@ void DefineTailWrapper(const wasm::Module& module, std::uint32_t index, AbiIr& a
 // Module function index and signature of a synthetic function.
 std::uint32_t SyntheticIndex(const wasm::Module& module, Synthetic which);
 wabt::FuncSignature SyntheticSignature(Synthetic which);
-// memory.fill and memory.copy in chunks with a safepoint between.
+// memory.fill, memory.copy and memory.init (whose segment is its last parameter) in chunks with a safepoint between.
 void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi);
 
 // void entry.T(context, memory, code, cells) and void reentry.T(...): abi::ImageHeader says what they do.

@@ -29,7 +29,7 @@ Status NativeLines::Add(ByteView object) {
       llvm::consumeError(address.takeError());
       continue;
     }
-    if (*section == (*file)->section_end() || !(name->starts_with("wasm.") || name->starts_with("resume."))) continue;
+    if (*section == (*file)->section_end() || !(IsGuestName(*name) || name->starts_with("resume."))) continue;
     found[{(*section)->getIndex(), *address}].symbol = name->str();
   }
 

@@ -29,17 +29,18 @@ int Fail(const Error& error) {
   return std::fflush(stdout) == 0 ? 1 : 2;
 }
 
-// godwit-compiler NAME LEVEL SAFEPOINTS TARGET...
+// godwit-compiler NAME LEVEL SAFEPOINTS CACHE TARGET...
 int Run(int argc, char** argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--fingerprint") {
     std::puts(compiler::Fingerprint().c_str());
     return 0;
   }
-  if (argc < 5) return Fail(InvalidArgument("godwit-compiler is run by godwit, not by hand"));
+  if (argc < 6) return Fail(InvalidArgument("godwit-compiler is run by godwit, not by hand"));
   compiler::Options options;
   options.optimisation_level = std::atoi(argv[2]);
   options.safepoints = std::string_view(argv[3]) == "1";
-  for (int i = 4; i < argc; ++i) {
+  options.cache = argv[4];
+  for (int i = 5; i < argc; ++i) {
     const auto isa = package::ParseIsa(argv[i]);
     if (!isa) return Fail(InvalidArgument(std::string("unknown target ") + argv[i]));
     options.targets.push_back(*isa);

@@ -128,7 +128,7 @@ Status Converse(Pipe& to, Pipe& from, ByteView source, RecordReader& reader) {
 Result<compiler::Output> RunCompiler(ByteView source, const std::string& name, const compiler::Options& options) {
   GODWIT_TRY(CheckCompiler());
   std::vector<std::string> words{CompilerPath(), name, std::to_string(options.optimisation_level),
-                                 options.safepoints ? "1" : "0"};
+                                 options.safepoints ? "1" : "0", options.cache};
   for (const package::Isa isa : options.targets) words.emplace_back(package::IsaName(isa));
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());

@@ -18,15 +18,18 @@
 #include <llvm/Transforms/Utils/Mem2Reg.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <mutex>
 
 #include "compiler/count_from_zero.h"
+#include "package/files.h"
 
 LLD_HAS_DRIVER(elf)
 
 namespace godwit::compiler {
 namespace {
+
+// Code offsets in an image have 32 bits.
+constexpr std::uint64_t kImageBytesMax = 2ull << 30;
 
 struct Target {
   const char* triple;
@@ -174,7 +177,6 @@ void Optimise(llvm::Module& module, int level) {
   llvm::ModulePassManager manager;
   if (level == 0) {  // Locals must become values all the same: frames hold no stack slots.
     manager.addPass(llvm::createModuleToFunctionPassAdaptor(llvm::PromotePass()));
-    manager.addPass(passes.buildO0DefaultPipeline(llvm::OptimizationLevel::O0));
   } else {
     manager = passes.buildPerModuleDefaultPipeline(levels[level]);
   }
@@ -192,7 +194,10 @@ Result<Bytes> GenerateObject(ByteView bitcode, package::Isa isa, int level) {
   llvm::LLVMContext context;
   auto parsed = llvm::parseBitcodeFile(llvm::MemoryBufferRef(llvm::StringRef(reinterpret_cast<const char*>(bitcode.data()), bitcode.size()), "module"), context);
   if (!parsed) return Internal("reading back bitcode: " + llvm::toString(parsed.takeError()));
-  llvm::Module& module = **parsed;
+  return GenerateObject(**parsed, isa, level);
+}
+
+Result<Bytes> GenerateObject(llvm::Module& module, package::Isa isa, int level) {
   const Target target = TargetOf(isa);
   auto machine = MakeTargetMachine(isa, level);
   module.setTargetTriple(target.triple);
@@ -232,29 +237,21 @@ Result<Bytes> LinkImage(const std::vector<Bytes>& objects, package::Isa isa, con
       "ld.lld", "-m", target.emulation, "-shared", "--no-dynamic-linker", "-Bsymbolic", "--build-id=none", "-z",
       std::string("max-page-size=") + target.max_page_size, "-z", "text", "--strip-debug", "--threads=1", "-e", entry,
       "-o", output};
-  bool written = true;
-  for (std::size_t i = 0; i < objects.size(); ++i) {
-    const std::string path = base + "/" + std::to_string(i) + ".o";
-    std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(objects[i].data()), static_cast<std::streamsize>(objects[i].size()));
-    file.close();
-    written = written && file.good();
-    words.push_back(path);
-  }
-  Result<Bytes> result = Internal("writing objects to " + base + " failed: is the disk full?");
-  if (written) {
+  auto link = [&]() -> Result<Bytes> {
+    for (std::size_t i = 0; i < objects.size(); ++i) {
+      words.push_back(base + "/" + std::to_string(i) + ".o");
+      GODWIT_TRY(package::WriteFile(words.back(), objects[i]));
+    }
     std::vector<const char*> arguments;
     for (const std::string& word : words) arguments.push_back(word.c_str());
     std::string out, err;
     llvm::raw_string_ostream out_stream(out), err_stream(err);
     const lld::Result linked = lld::lldMain(arguments, out_stream, err_stream, {{lld::Gnu, &lld::elf::link}});
-    if (linked.retCode != 0) {
-      result = Internal("linking: " + err);
-    } else {
-      std::ifstream file(output, std::ios::binary);
-      result = Bytes(std::istreambuf_iterator<char>(file), {});
-    }
-  }
+    if (linked.retCode != 0) return Internal("linking: " + err);
+    GODWIT_ASSIGN(const package::Blob image, package::MapFile(output, kImageBytesMax));
+    return Bytes(image.bytes.begin(), image.bytes.end());
+  };
+  Result<Bytes> result = link();
   llvm::sys::fs::remove_directories(folder);
   return result;
 }

@@ -26,6 +26,9 @@ Bytes ToBitcode(const llvm::Module& module);
 // context of its own: calls may run in parallel.
 Result<Bytes> GenerateObject(ByteView bitcode, package::Isa isa, int level);
 
+// The same from the module itself, which cannot be used for anything else afterwards.
+Result<Bytes> GenerateObject(llvm::Module& module, package::Isa isa, int level);
+
 // Links objects into a shared object without dynamic relocations whose entry address is symbol `entry`.
 // Serialised inside (the linker has global state).
 Result<Bytes> LinkImage(const std::vector<Bytes>& objects, package::Isa isa, const std::string& entry);

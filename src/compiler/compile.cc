@@ -16,38 +16,23 @@
 #include "compiler/image_tables.h"
 #include "compiler/line_table.h"
 #include "compiler/lower.h"
+#include "compiler/partition.h"
+#include "compiler/partition_cache.h"
+#include "compiler/quick_safepoints.h"
 #include "compiler/safepoints.h"
 #include "compiler/translate.h"
+#include "package/package.h"
 
 namespace godwit::compiler {
 namespace {
 
-// Functions are compiled together in runs of about this many bytes of Wasm code, whatever the thread count,
-// so that the output depends on the module alone.
-constexpr std::uint64_t kPartitionBytes = 128 << 10;
-// Larger modules are compiled at a lower level unless one is asked for: their builds would take tens of minutes.
-constexpr std::uint64_t kLargeModuleBytes = 6 << 20;
-
-// A run of defined functions, [first, end) by module function index.
-struct Partition {
-  std::uint32_t first, end;
-  std::uint64_t bytes = 0;
-  Bytes bitcode;
+// What is known of a partition while it is compiled.
+struct Work {
+  Partition partition;
   std::vector<FunctionSafepoints> safepoints;
   std::map<package::Isa, Bytes> objects;
+  Bytes bitcode;  // Where other targets' objects are to be made from it.
 };
-
-std::vector<Partition> Divide(const wasm::Module& module) {
-  const std::uint32_t imports = module.ir->num_func_imports;
-  const auto count = static_cast<std::uint32_t>(module.ir->funcs.size());
-  std::vector<Partition> partitions{{imports, imports}};
-  for (std::uint32_t i = imports; i < count; ++i) {
-    if (partitions.back().bytes >= kPartitionBytes) partitions.push_back({i, i});
-    partitions.back().end = i + 1;
-    partitions.back().bytes += module.body_bytes[i - imports];
-  }
-  return partitions;
-}
 
 Bytes Sha256(ByteView bytes) {
   const auto hash = llvm::SHA256::hash({bytes.data(), bytes.size()});
@@ -66,51 +51,48 @@ std::string Hex(ByteView bytes) {
 class Compilation {
  public:
   Compilation(const wasm::Module& module, const Options& options, int level)
-      : module_(module), options_(options), level_(level), lines_(module), partitions_(Divide(module)), types_(MakeTypeTable(module)) {
-    for (const Partition& partition : partitions_) total_ += partition.bytes;
-    total_ *= 1 + options.targets.size();
+      : module_(module), options_(options), level_(level), cache_(options.cache), lines_(module), types_(MakeTypeTable(module)) {
+    for (Partition& partition : Divide(module, Settings())) {
+      total_ += partition.bytes * options.targets.size();
+      work_.emplace_back().partition = std::move(partition);
+    }
   }
 
   Result<Output> Run() {
-    GODWIT_TRY(InParallel(partitions_.size(), [&](std::size_t i) { return BuildIr(partitions_[i], i == 0); }));
-    Bytes hashes;
+    GODWIT_TRY(InParallel(work_.size(), [&](std::size_t i) { return CompilePartition(work_[i], i == 0); }));
+    const std::size_t targets = options_.targets.size();
+    GODWIT_TRY(InParallel(work_.size() * targets, [&](std::size_t i) {
+      return FinishPartition(work_[i / targets], options_.targets[i % targets]);
+    }));
+    cache_.Trim();
+
+    // The compiler gives the same code for the same keys, so these stand for it.
+    std::string keys;
     std::set<std::uint32_t> with_resume;
     std::vector<FunctionSafepoints> safepoints;
-    for (Partition& partition : partitions_) {
-      const Bytes hash = Sha256(partition.bitcode);
-      hashes.insert(hashes.end(), hash.begin(), hash.end());
-      for (FunctionSafepoints& records : partition.safepoints) {
+    for (Work& work : work_) {
+      keys += work.partition.key + "\n";
+      for (FunctionSafepoints& records : work.safepoints) {
         with_resume.insert(records.function);
         safepoints.push_back(std::move(records));
       }
     }
-    const Bytes ir_hash = Sha256(hashes);
+    const Bytes ir_hash = Sha256(AsBytes(keys));
     const Bytes tables = BuildTables(with_resume, ir_hash);
-
-    const std::size_t targets = options_.targets.size();
-    for (Partition& partition : partitions_) {
-      for (package::Isa isa : options_.targets) partition.objects[isa];
-    }
-    GODWIT_TRY(InParallel(partitions_.size() * targets, [&](std::size_t i) -> Status {
-      Partition& partition = partitions_[i / targets];
-      const package::Isa isa = options_.targets[i % targets];
-      GODWIT_ASSIGN(partition.objects[isa], GenerateObject(partition.bitcode, isa, level_));
-      Progress(partition.bytes, package::IsaName(isa));
-      return {};
-    }));
 
     Output output;
     output.wasm = module_.binary;
     output.module = DescribeModule(module_, types_, std::move(safepoints), ir_hash,
-                                   "sha256:" + Hex(Sha256(module_.binary)), options_.safepoints);
+                                   package::Sha256Digest(module_.binary), options_.safepoints);
     for (package::Isa isa : options_.targets) {
+      Progress(0, "linking");
       std::vector<Bytes> objects;
-      GODWIT_ASSIGN(Bytes table_object, GenerateObject(tables, isa, 1));
+      GODWIT_ASSIGN(Bytes table_object, GenerateObject(tables, isa, std::min(level_, 1)));
       objects.push_back(std::move(table_object));
-      for (Partition& partition : partitions_) objects.push_back(std::move(partition.objects[isa]));
+      for (Work& work : work_) objects.push_back(std::move(work.objects[isa]));
       if (!lines_.empty()) {
         GODWIT_ASSIGN(Bytes lines, BuildLines(objects));
-        GODWIT_ASSIGN(objects.emplace_back(), GenerateObject(lines, isa, 1));
+        GODWIT_ASSIGN(objects.emplace_back(), GenerateObject(lines, isa, std::min(level_, 1)));
       }
       GODWIT_ASSIGN(output.images[isa], LinkImage(objects, isa, kImageSymbol));
     }
@@ -118,10 +100,63 @@ class Compilation {
   }
 
  private:
-  // From Wasm to instrumented IR that is the same for every ISA.
-  Status BuildIr(Partition& partition, bool first) {
+  // What decides about a partition's code beside its functions and what the module declares: how calls of functions of
+  // other partitions look, and with DWARF, which counts in bytes of the whole module, all of it.
+  std::string Settings() const {
+    std::string settings = Fingerprint() + " O" + std::to_string(level_) + (options_.safepoints ? " stops" : " no stops") +
+                           (module_.uses.exceptions ? " exceptions" : "") + " tail calls";
+    for (std::size_t i = 0; i < module_.uses.tail_calls.size(); ++i) {
+      if (module_.uses.tail_calls[i]) settings += " " + std::to_string(i);
+    }
+    return lines_.empty() ? settings : settings + " lines of " + package::Sha256Digest(module_.binary);
+  }
+
+  // Takes from the cache what is there, and makes the rest, or bitcode for FinishPartition to make it from.
+  Status CompilePartition(Work& work, bool first) {
+    std::vector<package::Isa> missing;
+    for (package::Isa isa : options_.targets) {
+      if (auto found = cache_.Find(work.partition.key, isa)) {
+        work.safepoints = std::move(found->safepoints);
+        work.objects[isa] = std::move(found->object);
+        Progress(work.partition.bytes, "from the cache");
+      } else {
+        missing.push_back(isa);
+      }
+    }
+    if (missing.empty()) return {};
     llvm::LLVMContext context;
+    context.setDiscardValueNames(level_ == 0);
     llvm::Module module("wasm", context);
+    GODWIT_TRY(BuildIr(work, first, module));
+    // The optimised code of one target depends in small ways on whether it went through bitcode; the fast level's does not.
+    if (level_ != 0 || missing.size() > 1) work.bitcode = ToBitcode(module);
+    if (level_ != 0) return {};
+    GODWIT_ASSIGN(Bytes object, GenerateObject(module, missing[0], level_));
+    Keep(work, missing[0], std::move(object));
+    return {};
+  }
+
+  Status FinishPartition(Work& work, package::Isa isa) {
+    {
+      std::lock_guard lock(mutex_);
+      if (work.objects.contains(isa)) return {};
+    }
+    GODWIT_ASSIGN(Bytes object, GenerateObject(work.bitcode, isa, level_));
+    Keep(work, isa, std::move(object));
+    return {};
+  }
+
+  void Keep(Work& work, package::Isa isa, Bytes object) {
+    cache_.Store(work.partition.key, isa, work.safepoints, object);
+    {
+      std::lock_guard lock(mutex_);
+      work.objects[isa] = std::move(object);
+    }
+    Progress(work.partition.bytes, package::IsaName(isa));
+  }
+
+  // From Wasm to instrumented IR that is the same for every ISA.
+  Status BuildIr(Work& work, bool first, llvm::Module& module) {
     PrepareForMiddleEnd(module);
     AbiIr abi(module, module_.uses.exceptions);
     if (first) {
@@ -130,26 +165,23 @@ class Compilation {
     }
     std::optional<SourceScope> scope;
     if (!lines_.empty()) scope.emplace(module, lines_);
-    for (std::uint32_t i = partition.first; i < partition.end; ++i) {
+    for (std::uint32_t i = work.partition.first; i < work.partition.end; ++i) {
       GODWIT_TRY(TranslateFunction(module_, i, abi, scope ? &*scope : nullptr));
     }
     if (scope) scope->Finish();
     GODWIT_TRY(Verify(module, "translation"));
     Optimise(module, level_);
     LowerExceptions(abi);
-    for (std::uint32_t i = partition.first; i < partition.end; ++i) {
+    for (std::uint32_t i = work.partition.first; i < work.partition.end; ++i) {
       if (module_.uses.tail_calls[i]) DefineTailWrapper(module_, i, abi);
     }
     RestoreContextArguments(abi);
     if (options_.safepoints) {
-      GODWIT_ASSIGN(partition.safepoints, InsertSafepoints(abi));
+      GODWIT_ASSIGN(work.safepoints, level_ == 0 ? InsertQuickSafepoints(abi) : InsertSafepoints(abi));
       GODWIT_TRY(Verify(module, "the safepoint pass"));
     }
     LowerOpaqueCalls(abi);
-    GODWIT_TRY(Verify(module, "lowering"));
-    partition.bitcode = ToBitcode(module);
-    Progress(partition.bytes, "optimising");
-    return {};
+    return Verify(module, "lowering");
   }
 
   Bytes BuildTables(const std::set<std::uint32_t>& with_resume, ByteView ir_hash) {
@@ -158,6 +190,8 @@ class Compilation {
     PrepareForMiddleEnd(module);
     AbiIr abi(module);
     DefineImageTables(module_, types_, with_resume, ir_hash, !lines_.empty(), abi);
+    if (level_ == 0) DefineQuickHelpers(abi);
+    LowerOpaqueCalls(abi);
     return ToBitcode(module);
   }
 
@@ -172,7 +206,9 @@ class Compilation {
     return ToBitcode(module);
   }
 
-  static Status Verify(llvm::Module& module, const char* after) {
+  // Not at the fast level, where it would be a tenth of the whole: what it would find, other levels find too.
+  Status Verify(llvm::Module& module, const char* after) const {
+    if (level_ == 0) return {};
     std::string text;
     llvm::raw_string_ostream stream(text);
     if (llvm::verifyModule(module, &stream)) return Internal("invalid IR after " + std::string(after) + ": " + text);
@@ -187,14 +223,13 @@ class Compilation {
   // Runs task(0..count-1) on the threads; the first error (of the lowest number that failed) ends it.
   Status InParallel(std::size_t count, const std::function<Status(std::size_t)>& task) {
     std::atomic<std::size_t> next = 0;
-    std::mutex mutex;
     std::size_t failed_at = count;
     std::optional<Error> error;
     auto work = [&] {
       for (std::size_t i; (i = next++) < count;) {
         Status status = task(i);
         if (status.ok()) continue;
-        std::lock_guard lock(mutex);
+        std::lock_guard lock(mutex_);
         if (i < failed_at) {
           failed_at = i;
           error = status.error();
@@ -214,8 +249,10 @@ class Compilation {
   const wasm::Module& module_;
   const Options& options_;
   const int level_;
+  const PartitionCache cache_;
   const SourceLines lines_;
-  std::vector<Partition> partitions_;
+  std::vector<Work> work_;
+  std::mutex mutex_;  // Guards objects of work_ while they are made, and InParallel's error.
   TypeTable types_;
   std::uint64_t total_ = 0;
   std::atomic<std::uint64_t> done_ = 0;
@@ -234,7 +271,7 @@ Result<Output> Compile(ByteView source, std::string_view name, const Options& op
   std::uint64_t code_bytes = 0;
   for (std::uint32_t bytes : module.body_bytes) code_bytes += bytes;
   int level = options.optimisation_level;
-  if (level < 0) level = code_bytes > kLargeModuleBytes ? 1 : 3;
+  if (level < 0) level = code_bytes > kLargeModuleBytes ? 0 : 3;
   auto output = Compilation(module, options, level).Run();
   if (!output.ok()) return output.error().Within(name);
   return output;

@@ -14,11 +14,15 @@
 
 namespace godwit::compiler {
 
+// Of Wasm code. Larger ones take minutes to optimise.
+inline constexpr std::uint64_t kLargeModuleBytes = 6 << 20;
+
 struct Options {
   std::vector<package::Isa> targets;
-  int optimisation_level = -1;  // 0..3; -1 picks 3, or less for very large modules.
+  int optimisation_level = -1;  // 0..3; -1 picks 3, or 0, the fast level, for modules of more than kLargeModuleBytes.
   bool safepoints = true;       // Off only to measure what they cost: such code cannot be stopped.
   unsigned threads = 0;         // 0: one a core. Does not change the output.
+  std::string cache;            // Folder that keeps compiled partitions (compiler/partition_cache.h); empty: none.
   // Called from any compiling thread with work done and in all (in bytes of Wasm code times targets).
   std::function<void(std::uint64_t done, std::uint64_t total, std::string_view phase)> progress;
 };
@@ -31,7 +35,7 @@ struct Output {
 };
 
 // `source` is a Wasm binary or, if it does not begin with "\0asm", the text format; `name` is for messages.
-// Same input and options (but for threads and progress), same bytes. kInvalidArgument names the place in a
+// Same input and options (but for threads, cache and progress), same bytes. kInvalidArgument names the place in a
 // module that does not decode or validate; kUnsupported names the feature.
 Result<Output> Compile(ByteView source, std::string_view name, const Options& options);
 

@@ -4,6 +4,8 @@
 #include <llvm/IR/CFG.h>
 #include <llvm/IR/InstIterator.h>
 
+#include <optional>
+
 namespace godwit::compiler {
 namespace {
 
@@ -22,33 +24,52 @@ Liveness::Liveness(llvm::Function& function) {
   for (llvm::Argument& argument : function.args()) add(&argument);
   for (llvm::Instruction& instruction : llvm::instructions(function)) add(&instruction);
 
+  std::vector<llvm::BasicBlock*> blocks;
+  for (llvm::BasicBlock& block : function) {
+    block_[&block] = static_cast<unsigned>(blocks.size());
+    blocks.push_back(&block);
+  }
+  live_in_.resize(blocks.size());
+  live_out_.resize(blocks.size());
+  // Predecessors of block b: before[first[b]] to before[first[b + 1]].
+  std::vector<unsigned> before, first{0};
+  for (llvm::BasicBlock* block : blocks) {
+    for (llvm::BasicBlock* predecessor : llvm::predecessors(block)) before.push_back(block_[predecessor]);
+    first.push_back(static_cast<unsigned>(before.size()));
+  }
+
   // From each use, walk up to the definition and mark the blocks passed. The sets stay duplicate-free because
   // one value is done at a time: if it is the last one added, it is there.
+  std::vector<unsigned> work;  // Blocks where the value is live at the beginning.
   for (unsigned n = 0; n < values_.size(); ++n) {
     llvm::Value* value = values_[n];
     auto* instruction = llvm::dyn_cast<llvm::Instruction>(value);
-    llvm::BasicBlock* home = instruction ? instruction->getParent() : &function.getEntryBlock();
-    llvm::SmallVector<llvm::BasicBlock*, 16> work;  // Blocks where the value is live at the beginning.
-    auto live_at_end = [&](llvm::BasicBlock* block) {
+    llvm::BasicBlock* home_block = instruction ? instruction->getParent() : &function.getEntryBlock();
+    std::optional<unsigned> home;  // Looked up where a use elsewhere asks for it.
+    auto live_at_end = [&](unsigned block) {
       auto& out = live_out_[block];
       if (!out.empty() && out.back() == n) return;
       out.push_back(n);
-      if (block != home) work.push_back(block);
+      if (block != *home) work.push_back(block);
     };
     for (llvm::Use& use : value->uses()) {
       auto* user = llvm::cast<llvm::Instruction>(use.getUser());
-      if (auto* phi = llvm::dyn_cast<llvm::PHINode>(user)) {
-        live_at_end(phi->getIncomingBlock(use));
-      } else if (user->getParent() != home) {
-        work.push_back(user->getParent());
+      auto* phi = llvm::dyn_cast<llvm::PHINode>(user);
+      if (!phi && user->getParent() == home_block) continue;
+      if (!home) home = block_[home_block];
+      if (phi) {
+        live_at_end(block_[phi->getIncomingBlock(use)]);
+      } else {
+        work.push_back(block_[user->getParent()]);
       }
     }
     while (!work.empty()) {
-      llvm::BasicBlock* block = work.pop_back_val();
+      const unsigned block = work.back();
+      work.pop_back();
       auto& in = live_in_[block];
       if (!in.empty() && in.back() == n) continue;
       in.push_back(n);
-      for (llvm::BasicBlock* before : llvm::predecessors(block)) live_at_end(before);
+      for (unsigned i = first[block]; i < first[block + 1]; ++i) live_at_end(before[i]);
     }
   }
 }
@@ -65,7 +86,8 @@ std::vector<llvm::Value*> Liveness::Sorted(llvm::SmallVectorImpl<unsigned>& numb
 std::vector<llvm::Value*> Liveness::LiveBefore(llvm::Instruction* at) const {
   llvm::BasicBlock* block = at->getParent();
   llvm::SmallVector<unsigned, 32> numbers;
-  if (auto out = live_out_.find(block); out != live_out_.end()) numbers.append(out->second.begin(), out->second.end());
+  const auto& out = live_out_[block_.lookup(block)];
+  numbers.append(out.begin(), out.end());
   for (llvm::Instruction& user : llvm::make_range(at->getIterator(), block->end())) {
     if (llvm::isa<llvm::PHINode>(user)) continue;
     for (llvm::Value* operand : user.operands()) {
@@ -82,7 +104,8 @@ std::vector<llvm::Value*> Liveness::LiveBefore(llvm::Instruction* at) const {
 
 std::vector<llvm::Value*> Liveness::LiveOnEdge(llvm::BasicBlock* from, llvm::BasicBlock* to) const {
   llvm::SmallVector<unsigned, 32> numbers;
-  if (auto in = live_in_.find(to); in != live_in_.end()) numbers.append(in->second.begin(), in->second.end());
+  const auto& in = live_in_[block_.lookup(to)];
+  numbers.append(in.begin(), in.end());
   for (llvm::PHINode& phi : to->phis()) {
     auto found = number_.find(phi.getIncomingValueForBlock(from));
     if (found != number_.end()) numbers.push_back(found->second);

@@ -22,15 +22,15 @@ class Liveness {
   std::vector<llvm::Value*> LiveOnEdge(llvm::BasicBlock* from, llvm::BasicBlock* to) const;
 
  private:
-  void MarkUse(unsigned value, llvm::BasicBlock* block);
   std::vector<llvm::Value*> Sorted(llvm::SmallVectorImpl<unsigned>& numbers) const;
 
   std::vector<llvm::Value*> values_;
   llvm::DenseMap<llvm::Value*, unsigned> number_;
-  // Live at the block's beginning, phis' own results and operands not counted.
-  llvm::DenseMap<llvm::BasicBlock*, llvm::SmallVector<unsigned, 8>> live_in_;
+  llvm::DenseMap<llvm::BasicBlock*, unsigned> block_;
+  // By block number. Live at the block's beginning, phis' own results and operands not counted.
+  std::vector<llvm::SmallVector<unsigned, 4>> live_in_;
   // Live at the block's end, including what successors' phis take from it.
-  llvm::DenseMap<llvm::BasicBlock*, llvm::SmallVector<unsigned, 8>> live_out_;
+  std::vector<llvm::SmallVector<unsigned, 4>> live_out_;
 };
 
 }  // namespace godwit::compiler

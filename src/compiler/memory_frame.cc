@@ -4,8 +4,6 @@
 #include <llvm/ADT/SmallPtrSet.h>
 #include <llvm/ADT/SmallVector.h>
 
-#include <cstring>
-
 namespace godwit::compiler {
 namespace {
 
@@ -90,58 +88,61 @@ void MemoryFrame::Write(llvm::IRBuilderBase& b, Value* slot, Value* root, Value*
 }
 
 void MemoryFrame::CopyOut(llvm::IRBuilderBase& b, Value* slot, const std::vector<Value*>& roots, Value* frame) const {
-  Copy("frame.out", b, slot, roots, frame);
+  Copy(true, b, slot, roots, frame);
 }
 
 void MemoryFrame::CopyIn(llvm::IRBuilderBase& b, Value* slot, const std::vector<Value*>& roots, Value* frame) const {
-  Copy("frame.in", b, slot, roots, frame);
+  Copy(false, b, slot, roots, frame);
 }
 
-void MemoryFrame::Copy(const char* helper, llvm::IRBuilderBase& b, Value* slot, const std::vector<Value*>& roots,
-                       Value* frame) const {
-  if (roots.empty()) return;
-  std::vector<std::uint32_t> table;  // offset << 8 | bytes, ended by 0.
+std::vector<std::uint32_t> MemoryFrame::Places(const std::vector<Value*>& roots) const {
+  std::vector<std::uint32_t> places;  // offset << 8 | bytes, ended by 0.
   for (Value* root : roots) {
     std::uint32_t offset = offsets_.at(root), left = SizeOf(root->getType());
-    for (; left > 255; left -= 128, offset += 128) table.push_back(offset << 8 | 128);
-    table.push_back(offset << 8 | left);
+    for (; left > 255; left -= 128, offset += 128) places.push_back(offset << 8 | 128);
+    places.push_back(offset << 8 | left);
   }
-  table.push_back(0);
-  llvm::Constant* data = llvm::ConstantDataArray::get(abi_.llvm, table);
-  auto* global = new llvm::GlobalVariable(abi_.module, data->getType(), true, llvm::GlobalValue::PrivateLinkage, data, "frame.table");
-  global->setUnnamedAddr(llvm::GlobalValue::UnnamedAddr::Global);
-  b.CreateCall(Helper(helper), {frame, slot, global});
+  places.push_back(0);
+  return places;
 }
 
-// void frame.out|in(packed, slot, table): copies entry by entry between packed bytes and places.
-llvm::Function* MemoryFrame::Helper(const char* name) const {
-  if (llvm::Function* found = abi_.module.getFunction(name)) return found;
-  const bool out = !std::strcmp(name, "frame.out");
-  auto* type = llvm::FunctionType::get(abi_.void_, {abi_.ptr, abi_.ptr, abi_.ptr}, false);
-  auto* function = llvm::Function::Create(type, llvm::GlobalValue::InternalLinkage, name, abi_.module);
-  auto block = [&](const char* block_name) { return BasicBlock::Create(abi_.llvm, block_name, function); };
+void MemoryFrame::Copy(bool out, llvm::IRBuilderBase& b, Value* slot, const std::vector<Value*>& roots, Value* frame) const {
+  if (roots.empty()) return;
+  const std::vector<std::uint32_t> places = Places(roots);
+  llvm::Constant* data = llvm::ConstantDataArray::get(abi_.llvm, places);
+  auto* global = new llvm::GlobalVariable(abi_.module, data->getType(), true, llvm::GlobalValue::PrivateLinkage, data, "frame.table");
+  global->setUnnamedAddr(llvm::GlobalValue::UnnamedAddr::Global);
+  b.CreateCall(FrameCopy(abi_, out), {frame, slot, global});
+}
+
+llvm::Function* FrameCopy(AbiIr& abi, bool out) {
+  const char* name = out ? "frame.out" : "frame.in";
+  if (llvm::Function* found = abi.module.getFunction(name)) return found;
+  auto* type = llvm::FunctionType::get(abi.void_, {abi.ptr, abi.ptr, abi.ptr}, false);
+  auto* function = llvm::Function::Create(type, llvm::GlobalValue::InternalLinkage, name, abi.module);
+  auto block = [&](const char* block_name) { return BasicBlock::Create(abi.llvm, block_name, function); };
   BasicBlock *entry = block("entry"), *next = block("next"), *bytes = block("bytes"), *done = block("done");
   Value *packed0 = function->getArg(0), *slot = function->getArg(1), *table = function->getArg(2);
   IRBuilder<> b(entry);
   b.CreateBr(next);
   b.SetInsertPoint(next);
-  llvm::PHINode* packed = b.CreatePHI(abi_.ptr, 2);
-  llvm::PHINode* item = b.CreatePHI(abi_.ptr, 2);
+  llvm::PHINode* packed = b.CreatePHI(abi.ptr, 2);
+  llvm::PHINode* item = b.CreatePHI(abi.ptr, 2);
   packed->addIncoming(packed0, entry);
   item->addIncoming(table, entry);
-  Value* word = b.CreateAlignedLoad(abi_.i32, item, llvm::Align(4));
-  Value* size = b.CreateZExt(b.CreateAnd(word, 255), abi_.i64);
-  Value* place = b.CreateGEP(abi_.i8, slot, b.CreateZExt(b.CreateLShr(word, 8), abi_.i64));
+  Value* word = b.CreateAlignedLoad(abi.i32, item, llvm::Align(4));
+  Value* size = b.CreateZExt(b.CreateAnd(word, 255), abi.i64);
+  Value* place = b.CreateGEP(abi.i8, slot, b.CreateZExt(b.CreateLShr(word, 8), abi.i64));
   b.CreateCondBr(b.CreateICmpEQ(word, b.getInt32(0)), done, bytes);
   b.SetInsertPoint(bytes);
-  llvm::PHINode* i = b.CreatePHI(abi_.i64, 2);
+  llvm::PHINode* i = b.CreatePHI(abi.i64, 2);
   i->addIncoming(b.getInt64(0), next);
-  Value *in_packed = b.CreateGEP(abi_.i8, packed, i), *in_place = b.CreateGEP(abi_.i8, place, i);
-  b.CreateStore(b.CreateLoad(abi_.i8, out ? in_place : in_packed), out ? in_packed : in_place);
+  Value *in_packed = b.CreateGEP(abi.i8, packed, i), *in_place = b.CreateGEP(abi.i8, place, i);
+  b.CreateStore(b.CreateLoad(abi.i8, out ? in_place : in_packed), out ? in_packed : in_place);
   Value* i_next = b.CreateAdd(i, b.getInt64(1));
   i->addIncoming(i_next, bytes);
-  packed->addIncoming(b.CreateGEP(abi_.i8, packed, size), bytes);
-  item->addIncoming(b.CreateConstGEP1_64(abi_.i8, item, 4), bytes);
+  packed->addIncoming(b.CreateGEP(abi.i8, packed, size), bytes);
+  item->addIncoming(b.CreateConstGEP1_64(abi.i8, item, 4), bytes);
   b.CreateCondBr(b.CreateICmpEQ(i_next, size), next, bytes);
   b.SetInsertPoint(done);
   b.CreateRetVoid();

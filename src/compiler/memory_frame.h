@@ -29,15 +29,19 @@ class MemoryFrame {
   // Copies the places of `roots`, packed, to or from `frame`. The payload equals what FrameLayout makes of them.
   void CopyOut(llvm::IRBuilderBase& b, llvm::Value* slot, const std::vector<llvm::Value*>& roots, llvm::Value* frame) const;
   void CopyIn(llvm::IRBuilderBase& b, llvm::Value* slot, const std::vector<llvm::Value*>& roots, llvm::Value* frame) const;
+  // Where `roots` have their places, as the functions that copy them read it.
+  std::vector<std::uint32_t> Places(const std::vector<llvm::Value*>& roots) const;
 
  private:
-  void Copy(const char* helper, llvm::IRBuilderBase& b, llvm::Value* slot, const std::vector<llvm::Value*>& roots,
+  void Copy(bool out, llvm::IRBuilderBase& b, llvm::Value* slot, const std::vector<llvm::Value*>& roots,
             llvm::Value* frame) const;
-  llvm::Function* Helper(const char* name) const;
-
   AbiIr& abi_;
   llvm::AllocaInst* slot_;
   std::map<llvm::Value*, std::uint32_t> offsets_;
 };
+
+// void frame.out|in(packed, slot, places): copies what is in these places (MemoryFrame::Places) to or from packed bytes.
+// Internal to the module; made at first use.
+llvm::Function* FrameCopy(AbiIr& abi, bool out);
 
 }  // namespace godwit::compiler

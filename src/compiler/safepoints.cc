@@ -355,7 +355,8 @@ class CloneBuilder {
   llvm::MapVector<Value*, AllocaInst*> slots_;
 };
 
-// Instrumented functions will write the context and return early, whatever was inferred of them before.
+}  // namespace
+
 void StripInferredFacts(AbiIr& abi) {
   llvm::LLVMContext& llvm = abi.llvm;
   llvm::AttributeList plain = llvm::AttributeList().addFnAttribute(llvm, llvm::Attribute::NoUnwind);
@@ -377,6 +378,8 @@ void StripInferredFacts(AbiIr& abi) {
     }
   }
 }
+
+namespace {
 
 Status CheckHoldable(const Function& function, const Site& site) {
   for (Value* root : site.roots) {
@@ -433,10 +436,9 @@ void RestoreContextArguments(AbiIr& abi) {
 }
 
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
-  // First, since cloning and cutting dead blocks would believe "does not return".
   StripInferredFacts(abi);
   std::vector<FunctionSafepoints> result;
-  for (StopSites& found : FindStopSites(abi)) {
+  for (StopSites& found : FindStopSites(abi, LoopCare::kFull)) {
     Function& function = *found.function;
     const auto index = static_cast<std::uint32_t>(std::stoul(function.getName().substr(5).str()));
     Liveness liveness(function);

@@ -10,31 +10,22 @@
 // metadata inferred before deny; the pass strips them.
 #pragma once
 
-#include <set>
 #include <vector>
 
+#include "base/result.h"
 #include "compiler/abi_ir.h"
+#include "compiler/safepoint_records.h"
 
 namespace godwit::compiler {
-
-enum class SafepointKind : std::uint8_t { kLoop = 0, kCall = 1 };
-
-// The frame of one safepoint.
-struct SafepointRecord {
-  SafepointKind kind;
-  std::uint32_t payload_bytes;               // Before padding to 8.
-  std::vector<std::uint32_t> memory_pointers;  // Offsets in it of int64 distances from the memory base.
-};
-
-struct FunctionSafepoints {
-  std::uint32_t function;  // Module function index.
-  std::vector<SafepointRecord> safepoints;
-};
 
 // The optimiser replaces arguments that a callee does not use by poison, and does not know that the callee is about
 // to use its context: gives every call of a guest or opaque function its caller's context and memory again.
 // Before InsertSafepoints, and without it too.
 void RestoreContextArguments(AbiIr& abi);
+
+// Instrumented functions write the context and return early, whatever was inferred of them before: takes back what
+// attributes and metadata say. The first step of instrumenting, since cutting dead code would believe it.
+void StripInferredFacts(AbiIr& abi);
 
 // Instruments every guest function defined in `abi.module`. kInternal if a live value is of a kind that a
 // frame cannot hold (a bug of the pipeline before it: the message names function and value).

@@ -47,7 +47,7 @@ bool IsGuest(const Function& function) { return IsGuestName(function.getName());
 
 class Finder {
  public:
-  explicit Finder(AbiIr& abi) : abi_(abi), tlii_(llvm::Triple(abi.module.getTargetTriple())), tli_(tlii_) {}
+  Finder(AbiIr& abi, LoopCare care) : abi_(abi), care_(care), tlii_(llvm::Triple(abi.module.getTargetTriple())), tli_(tlii_) {}
 
   std::vector<StopSites> Run() {
     std::map<Function*, StopSites> found;
@@ -84,7 +84,7 @@ class Finder {
 
   StopSites FindIn(Function& function) {
     strips_.clear();
-    LoosenTightLoops(function);
+    if (care_ == LoopCare::kFull) LoosenTightLoops(function);
     StopSites sites{&function, {}, {}};
     has_stopping_call_ = false;
     for (llvm::Instruction& instruction : llvm::instructions(function)) {
@@ -274,7 +274,8 @@ class Finder {
         const bool checked = llvm::any_of(calls, [&](CallInst* call) {
           return loop->contains(call) && dominators.dominates(call->getParent(), from);
         });
-        if (checked || strips_.contains(to) || Instructions(*loop, evolution) <= kShortLoopInstructions) continue;
+        if (checked || strips_.contains(to)) continue;
+        if (care_ == LoopCare::kFull && Instructions(*loop, evolution) <= kShortLoopInstructions) continue;
       }
       wanted.emplace(from, to);
     }
@@ -323,6 +324,7 @@ class Finder {
   }
 
   AbiIr& abi_;
+  const LoopCare care_;
   llvm::TargetLibraryInfoImpl tlii_;
   llvm::TargetLibraryInfo tli_;
   llvm::SmallPtrSet<const Function*, 32> may_stop_;
@@ -332,6 +334,6 @@ class Finder {
 
 }  // namespace
 
-std::vector<StopSites> FindStopSites(AbiIr& abi) { return Finder(abi).Run(); }
+std::vector<StopSites> FindStopSites(AbiIr& abi, LoopCare care) { return Finder(abi, care).Run(); }
 
 }  // namespace godwit::compiler

@@ -17,9 +17,13 @@ struct StopSites {
   std::vector<llvm::CallInst*> calls;       // Calls that may stop and are followed by more than a return.
 };
 
+// kFull: short loops are not polled, and tight ones so that a poll serves several iterations. kQuick: every loop is
+// polled as it is, which takes a fraction of the time to decide.
+enum class LoopCare { kFull, kQuick };
+
 // Decides for all guest functions defined in the module, callees before callers, and splits the back edges.
 // A function may stop if it has a loop that is not known to be short, may call itself again, or calls what may
 // stop; functions of other modules and indirect calls may.
-std::vector<StopSites> FindStopSites(AbiIr& abi);
+std::vector<StopSites> FindStopSites(AbiIr& abi, LoopCare care);
 
 }  // namespace godwit::compiler

@@ -23,7 +23,8 @@
 // through the module's reentry thunk of the type of the function that was called first. A resume clone pops
 // its own frame (lowers resume_top), and if resume_top != frames_base asks Builtins::next_resume for the next
 // one's code and calls it, with resume_context and resume_memory, in place of the callee; else it goes on after its
-// safepoint.
+// safepoint. Code of the fast level has no clones: its resume code sets `resuming` and calls the function itself, which
+// clears it and does the same.
 //
 // How an exception works. Who throws puts its values into the context's exception cells and calls
 // Builtins::throw_exception, which sets kException; it returns, and so does each caller that sees kException after
@@ -44,7 +45,7 @@
 
 namespace godwit::abi {
 
-inline constexpr std::uint32_t kAbiVersion = 4;
+inline constexpr std::uint32_t kAbiVersion = 5;
 inline constexpr std::uint32_t kImageMagic = 0x49575747;  // "GWWI"
 
 inline constexpr std::uint64_t kWasmPageBytes = 65536;
@@ -152,7 +153,7 @@ struct Context {
   const std::uint32_t* tags;        // 96: number of the module's tag index. Equal numbers are equal tags.
   Context* resume_context;          // 104: of the code that next_resume last gave.
   std::uint8_t* resume_memory;      // 112
-  std::uint64_t reserved;           // 120
+  std::uint64_t resuming;           // 120: 1 while resume code calls a function that goes on in itself.
 };
 static_assert(offsetof(Context, capture_top) == 8 && offsetof(Context, functions) == 32 &&
               offsetof(Context, imports) == 48 && offsetof(Context, memory_bytes) == 64 &&

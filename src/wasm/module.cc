@@ -9,8 +9,6 @@
 #include <wabt/wast-lexer.h>
 #include <wabt/wast-parser.h>
 
-#include <optional>
-
 #include "wasm/element_globals.h"
 #include "wasm/features.h"
 #include "wasm/strict.h"
@@ -51,37 +49,24 @@ Result<Bytes> TextToBinary(ByteView source, std::string_view name) {
   return std::move(stream.output_buffer().data);
 }
 
-std::optional<std::uint32_t> ReadLeb(ByteView bytes, std::size_t& at) {
-  std::uint64_t value = 0;
-  for (int shift = 0; shift < 35 && at < bytes.size(); shift += 7) {
-    const std::uint8_t byte = bytes[at++];
-    value |= std::uint64_t(byte & 0x7f) << shift;
-    if (!(byte & 0x80)) return static_cast<std::uint32_t>(value);
-  }
-  return std::nullopt;
-}
-
-// Sizes of the bodies in the code section of a binary that has already been validated.
-std::vector<std::uint32_t> BodySizes(ByteView binary) {
-  std::vector<std::uint32_t> sizes;
-  std::size_t at = 8;
-  while (at < binary.size()) {
+// Finds the sections and bodies of a binary that has already been validated.
+void FindParts(Module& module) {
+  const ByteView binary = module.binary;
+  for (std::size_t at = 8; at < binary.size();) {
     const std::uint8_t id = binary[at++];
-    const auto size = ReadLeb(binary, at);
-    if (!size) break;
-    const std::size_t end = at + *size;
+    const std::uint32_t size = ReadLeb(binary, at);
+    module.sections.push_back({id, at, size});
+    const std::size_t end = at + size;
     if (id == 10) {
-      const auto count = ReadLeb(binary, at);
-      for (std::uint32_t i = 0; count && i < *count; ++i) {
-        const auto body = ReadLeb(binary, at);
-        if (!body) break;
-        sizes.push_back(*body);
-        at += *body;
+      const std::uint32_t count = ReadLeb(binary, at);
+      module.first_body = at;
+      for (std::uint32_t i = 0; i < count; ++i) {
+        module.body_bytes.push_back(ReadLeb(binary, at));
+        at += module.body_bytes.back();
       }
     }
     at = end;
   }
-  return sizes;
 }
 
 Status CheckLimits(const Module& module) {
@@ -124,6 +109,16 @@ Status CheckLimits(const Module& module) {
 
 }  // namespace
 
+std::uint32_t ReadLeb(ByteView bytes, std::size_t& at) {
+  std::uint64_t value = 0;
+  for (int shift = 0; shift < 35 && at < bytes.size(); shift += 7) {
+    const std::uint8_t byte = bytes[at++];
+    value |= std::uint64_t(byte & 0x7f) << shift;
+    if (!(byte & 0x80)) break;
+  }
+  return static_cast<std::uint32_t>(value);
+}
+
 std::string Module::FunctionName(std::uint32_t index) const {
   const std::string& name = ir->funcs[index]->name;
   return name.starts_with('$') ? name.substr(1) : name;
@@ -158,7 +153,7 @@ Result<Module> Read(ByteView source, std::string_view name) {
   }
   if (auto put = PutElementGlobals(*element_globals, *module.ir); !put.ok()) return put.error().Within(context);
   if (auto checked = CheckInstructions(binary_read); !checked.ok()) return checked.error().Within(context);
-  module.body_bytes = BodySizes(module.binary);
+  FindParts(module);
   module.uses = FindUses(*module.ir);
   return module;
 }

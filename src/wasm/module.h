@@ -21,6 +21,13 @@ struct Module {
   // Bytes of each defined function's body, imports not counted.
   std::vector<std::uint32_t> body_bytes;
   Uses uses;
+  // The sections of `binary`, in order.
+  struct Section {
+    std::uint8_t id;
+    std::size_t offset, bytes;  // Of the content.
+  };
+  std::vector<Section> sections;
+  std::size_t first_body = 0;  // Where the first body begins; the others follow, each after its size.
   std::string FunctionName(std::uint32_t index) const;  // From the name section; empty where unknown.
 };
 
@@ -36,5 +43,8 @@ inline constexpr std::uint32_t kBrTableTargetsMax = 100'000;
 // Reads a binary or, if it does not begin with "\0asm", the text format. kInvalidArgument with file, offset or
 // line and what is wrong; kUnsupported names a feature that is not supported; kResourceExhausted names a limit.
 Result<Module> Read(ByteView source, std::string_view name);
+
+// An unsigned LEB128 number of a binary that has been read; moves `at` past it.
+std::uint32_t ReadLeb(ByteView bytes, std::size_t& at);
 
 }  // namespace godwit::wasm

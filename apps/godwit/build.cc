@@ -18,7 +18,8 @@ struct BuildCommand {
 Result<int> Build(const BuildCommand& command, const Session& session) {
   CompileFlags flags;
   GODWIT_ASSIGN(flags.targets, ParseTargets(command.targets));
-  flags.optimisation_level = command.optimisation_level;
+  // What is built is run often: it takes the time that good code takes, however large it is.
+  flags.optimisation_level = command.optimisation_level < 0 ? 3 : command.optimisation_level;
   flags.safepoints = !command.no_safepoints;
   GODWIT_ASSIGN(const std::string digest, CompileTo(command.source, flags, command.output, session));
   if (!session.quiet) std::printf("%s\n", digest.c_str());

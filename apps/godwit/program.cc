@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
+#include <thread>
 
 #include "compiler_process.h"
 #include "package/files.h"
@@ -19,18 +20,21 @@ namespace {
 namespace fs = std::filesystem;
 using package::Package;
 
-// Shows how far the compiler is, on one line, at most ten times a second.
+// Shows how far the compiler is: on a terminal on one line, at most ten times a second; elsewhere, a line every few
+// seconds for programs that take that long.
 class Progress {
  public:
-  Progress(std::string name, const Session& session)
-      : name_(std::move(name)), terminal_(isatty(2) == 1), on_(!session.quiet && (terminal_ || session.verbose)) {}
+  Progress(std::string name, std::uint64_t program_bytes, const Session& session)
+      : name_(std::move(name)), terminal_(isatty(2) == 1),
+        on_(!session.quiet && (terminal_ || session.verbose || program_bytes >= kLongBytes)),
+        every_(terminal_ ? 100 : session.verbose ? 1000 : 3000) {}
   ~Progress() {
     if (shown_ && terminal_) std::fputs("\r\033[K", stderr);
   }
   void Show(std::uint64_t done, std::uint64_t total, std::string_view phase) {
     const std::lock_guard lock(mutex_);
     const auto now = std::chrono::steady_clock::now();
-    if (!on_ || now - last_ < (terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(1000))) return;
+    if (!on_ || now - last_ < every_) return;
     last_ = now;
     shown_ = true;
     std::fprintf(stderr, "%scompiling %s: %.*s %d%%%s", terminal_ ? "\r\033[K" : "", name_.c_str(),
@@ -40,37 +44,14 @@ class Progress {
   }
 
  private:
+  static constexpr std::uint64_t kLongBytes = 4 << 20;
   const std::string name_;
   const bool terminal_, on_;
+  const std::chrono::milliseconds every_;
   std::mutex mutex_;  // Guards the rest: any compiling thread reports.
   bool shown_ = false;
   std::chrono::steady_clock::time_point last_{};
 };
-
-Result<std::string> Compile(ByteView source, const std::string& name, const std::string& title,
-                            const CompileFlags& flags, const fs::path& output, const Session& session) {
-  Progress progress(name, session);
-  compiler::Options options;
-  options.targets = flags.targets;
-  options.optimisation_level = flags.optimisation_level;
-  options.safepoints = flags.safepoints;
-  options.progress = [&](std::uint64_t done, std::uint64_t total, std::string_view phase) {
-    progress.Show(done, total, phase);
-  };
-  GODWIT_ASSIGN(compiler::Output compiled, RunCompiler(source, name, options));
-  package::Contents contents;
-  contents.name = title;
-  contents.wasm = std::move(compiled.wasm);
-  contents.module = std::move(compiled.module);
-  contents.images = std::move(compiled.images);
-  return package::WritePackage(output, contents);
-}
-
-Result<package::Blob> ReadProgram(const fs::path& path) {
-  Result<package::Blob> source = package::MapFile(path, kProgramBytesMax);
-  if (!source.ok() && source.error().code == ErrorCode::kCorrupt) return InvalidArgument(source.error().message);
-  return source;
-}
 
 Result<fs::path> CacheFolder() {
   fs::path folder;
@@ -94,6 +75,32 @@ Result<fs::path> CacheFolder() {
   return folder;
 }
 
+Result<std::string> Compile(ByteView source, const std::string& name, const std::string& title,
+                            const CompileFlags& flags, const fs::path& output, const Session& session) {
+  Progress progress(name, source.size(), session);
+  compiler::Options options;
+  options.targets = flags.targets;
+  options.optimisation_level = flags.optimisation_level;
+  options.safepoints = flags.safepoints;
+  if (const auto cache = CacheFolder(); cache.ok()) options.cache = (*cache / "partitions").string();
+  options.progress = [&](std::uint64_t done, std::uint64_t total, std::string_view phase) {
+    progress.Show(done, total, phase);
+  };
+  GODWIT_ASSIGN(compiler::Output compiled, RunCompiler(source, name, options));
+  package::Contents contents;
+  contents.name = title;
+  contents.wasm = std::move(compiled.wasm);
+  contents.module = std::move(compiled.module);
+  contents.images = std::move(compiled.images);
+  return package::WritePackage(output, contents);
+}
+
+Result<package::Blob> ReadProgram(const fs::path& path) {
+  Result<package::Blob> source = package::MapFile(path, kProgramBytesMax);
+  if (!source.ok() && source.error().code == ErrorCode::kCorrupt) return InvalidArgument(source.error().message);
+  return source;
+}
+
 // The compiler's fingerprint, remembered per compiler file: asking it means loading LLVM.
 Result<std::string> Fingerprint(const fs::path& cache) {
   GODWIT_ASSIGN(const std::string identity, CompilerFileIdentity());
@@ -108,8 +115,18 @@ Result<std::string> Fingerprint(const fs::path& cache) {
   return fingerprint;
 }
 
-std::string CacheKey(ByteView source, const CompileFlags& flags, const std::string& fingerprint) {
-  std::string parts = package::Sha256Digest(source) + "\n" + fingerprint + "\nO" +
+// The program's digest, remembered while its file stays as it is.
+std::string SourceDigest(const package::Blob& source, const package::KnownFiles& known) {
+  if (source.bytes.size() < package::KnownFiles::kWorthRemembering) return package::Sha256Digest(source.bytes);
+  const auto sight = package::KnownFiles::Look(source.fd);
+  if (auto digest = known.Recall(sight, "digest")) return *digest;
+  const std::string digest = package::Sha256Digest(source.bytes);
+  known.Remember(sight, "digest", digest);
+  return digest;
+}
+
+std::string CacheKey(const std::string& source_digest, const CompileFlags& flags, const std::string& fingerprint) {
+  std::string parts = source_digest + "\n" + fingerprint + "\nO" +
                       std::to_string(flags.optimisation_level) + (flags.safepoints ? " stops" : " no stops");
   for (const package::Isa isa : flags.targets) parts += " " + std::string(package::IsaName(isa));
   return package::Sha256Digest(AsBytes(parts)).substr(7);
@@ -144,12 +161,17 @@ Result<std::string> CompileTo(const fs::path& path, const CompileFlags& flags, c
 Result<std::shared_ptr<const Package>> OpenProgram(const fs::path& path, const CompileFlags& flags,
                                                    const Session& session) {
   std::error_code error;
-  if (fs::is_directory(path, error)) return Package::Open(path);
+  if (fs::is_directory(path, error)) {
+    const auto cache = CacheFolder();
+    const package::KnownFiles known(cache.ok() ? *cache / "known" : fs::path());
+    return Package::Open(path, &known);
+  }
   GODWIT_ASSIGN(const package::Blob source, ReadProgram(path));
   GODWIT_ASSIGN(const fs::path cache, CacheFolder());
+  const package::KnownFiles known(cache / "known");
   GODWIT_ASSIGN(const std::string fingerprint, Fingerprint(cache));
-  const fs::path entry = cache / "packages" / (CacheKey(source.bytes, flags, fingerprint) + ".gwp");
-  if (auto package = Package::Open(entry); package.ok()) {
+  const fs::path entry = cache / "packages" / (CacheKey(SourceDigest(source, known), flags, fingerprint) + ".gwp");
+  if (auto package = Package::Open(entry, &known); package.ok()) {
     bool whole = true;
     for (const package::Isa isa : flags.targets) whole = whole && (*package)->image(isa).ok();
     if (whole) {
@@ -162,7 +184,9 @@ Result<std::shared_ptr<const Package>> OpenProgram(const fs::path& path, const C
   fs::remove(link, error);
   fs::create_symlink(fs::path("..") / "packages" / entry.filename(), link, error);  // Another process may be faster.
   TrimCache(cache);
-  return Package::Open(entry);
+  // What is looked at right after it was written is not remembered; of a large program it should be.
+  if (source.bytes.size() >= package::KnownFiles::kWorthRemembering) std::this_thread::sleep_for(package::KnownFiles::kSettled);
+  return Package::Open(entry, &known);
 }
 
 Result<std::shared_ptr<const Package>> FindCachedPackage(const std::string& digest) {

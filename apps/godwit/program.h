@@ -1,8 +1,8 @@
 // From a program's file to an opened package: packages as they are, Wasm through the compiler and its cache.
 //
 // The cache is a folder of packages, $GODWIT_CACHE or ~/.cache/godwit: packages/KEY.gwp, KEY being a digest of
-// the Wasm bytes, the options, the targets and the compiler's fingerprint, and digests/PACKAGE-DIGEST, which
-// leads there. Entries appear whole; the least recently used are removed past kCacheEntriesMax.
+// the Wasm bytes, the options, the targets and the compiler's fingerprint; digests/PACKAGE-DIGEST, which leads there;
+// partitions/, of compiler/partition_cache.h; and known/, of package/known_files.h. Entries appear whole; the least recently used are removed past kCacheEntriesMax.
 #pragma once
 
 #include <filesystem>

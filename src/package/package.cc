@@ -10,6 +10,31 @@ namespace godwit::package {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// What is remembered of a file whose content was found to be what a digest says, and a valid module description.
+std::string RightFact(const Blob& blob) { return "is " + blob.digest; }
+std::string ModuleFact(const Blob& blob) { return "describes a module, " + blob.digest; }
+
+// One blob's file, and what is known of it.
+class Acquaintance {
+ public:
+  Acquaintance(const std::optional<KnownFiles>& known, const Blob& blob) : known_(known) {
+    const bool worth = known && blob.fd >= 0 && blob.offset == 0 && blob.bytes.size() >= KnownFiles::kWorthRemembering;
+    if (worth) sight_ = KnownFiles::Look(blob.fd);
+  }
+  bool Knows(const std::string& fact) const { return known_ && known_->Recall(sight_, fact).has_value(); }
+  void Remember(const std::string& fact) const {
+    if (known_) known_->Remember(sight_, fact, "yes");
+  }
+
+ private:
+  const std::optional<KnownFiles>& known_;
+  KnownFiles::Sight sight_;
+};
+
+}  // namespace
+
 // Walks from the index to the layers, gathers the blobs, and checks what must be believed at once.
 class PackageReader {
  public:
@@ -83,8 +108,14 @@ class PackageReader {
       if (package_.module_blob_.digest != module.digest) return Corrupt("platforms have different descriptions");
       return {};
     }
-    GODWIT_TRY(CheckBlob(module));
-    GODWIT_ASSIGN(package_.module_, CheckModule(module.bytes));
+    const Acquaintance file(package_.known_, module);
+    if (file.Knows(ModuleFact(module))) {
+      package_.module_ = fbs::GetModule(module.bytes.data());
+    } else {
+      GODWIT_TRY(CheckBlob(module));
+      GODWIT_ASSIGN(package_.module_, CheckModule(module.bytes));
+      file.Remember(ModuleFact(module));
+    }
     package_.module_blob_ = module;
     return {};
   }
@@ -106,13 +137,15 @@ class PackageReader {
   const Package::Source& source_;
 };
 
-Result<std::shared_ptr<const Package>> Package::Load(const std::string& index_digest, const Source& source) {
+Result<std::shared_ptr<const Package>> Package::Load(const std::string& index_digest, const Source& source,
+                                                     const KnownFiles* known) {
   std::shared_ptr<Package> package(new Package());
+  if (known) package->known_.emplace(*known);
   GODWIT_TRY(PackageReader(*package, source).Read(index_digest));
   return std::shared_ptr<const Package>(std::move(package));
 }
 
-Result<std::shared_ptr<const Package>> Package::Open(const fs::path& path) {
+Result<std::shared_ptr<const Package>> Package::Open(const fs::path& path, const KnownFiles* known) {
   std::error_code error;
   if (!fs::exists(path, error)) return NotFound(path.string() + ": no such package");
   auto open = [&]() -> Result<std::shared_ptr<const Package>> {
@@ -131,7 +164,7 @@ Result<std::shared_ptr<const Package>> Package::Open(const fs::path& path) {
       }
       blob->digest = digest;
       return std::optional<Blob>(std::move(*blob));
-    });
+    }, known);
   };
   Result<std::shared_ptr<const Package>> package = open();
   if (!package.ok()) return package.error().Within(path.string());
@@ -149,7 +182,7 @@ Result<std::shared_ptr<const Package>> Package::FromBlobs(const std::string& ind
     Blob blob = found->second;
     blob.digest = digest;
     return std::optional<Blob>(std::move(blob));
-  });
+  }, nullptr);
 }
 
 std::vector<Isa> Package::isas() const {
@@ -168,7 +201,11 @@ Result<Blob> Package::image(Isa isa) const {
   }
   const std::lock_guard lock(mutex_);
   if (!checked_.contains(isa)) {
-    GODWIT_TRY(CheckBlob(found->second));
+    const Acquaintance file(known_, found->second);
+    if (!file.Knows(RightFact(found->second))) {
+      GODWIT_TRY(CheckBlob(found->second));
+      file.Remember(RightFact(found->second));
+    }
     checked_.insert(isa);
   }
   return found->second;

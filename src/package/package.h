@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "package/isa.h"
+#include "package/known_files.h"
 #include "package/module_generated.h"
 
 namespace godwit::package {
@@ -40,7 +41,8 @@ std::string Sha256Digest(ByteView bytes);
 class Package {
  public:
   // Opens the layout in folder `path`. kNotFound, kCorrupt (names the blob), kUnsupported (another ABI version).
-  static Result<std::shared_ptr<const Package>> Open(const std::filesystem::path& path);
+  // With `known`, a large blob that was found right before and is in the same file is not read again (see there).
+  static Result<std::shared_ptr<const Package>> Open(const std::filesystem::path& path, const KnownFiles* known = nullptr);
   // From blobs by digest, `index_digest` being the image index: as carried by a snapshot or received from a peer.
   // Platforms may be missing, with all their blobs, as may the Wasm module; one platform must be complete.
   static Result<std::shared_ptr<const Package>> FromBlobs(const std::string& index_digest,
@@ -66,7 +68,8 @@ class Package {
   // Finds a blob of the given digest, or nothing where it may be missing.
   using Source = std::function<Result<std::optional<Blob>>(const std::string& digest, std::uint64_t size_max)>;
   Package() = default;
-  static Result<std::shared_ptr<const Package>> Load(const std::string& index_digest, const Source& source);
+  static Result<std::shared_ptr<const Package>> Load(const std::string& index_digest, const Source& source,
+                                                     const KnownFiles* known);
   friend class PackageReader;
 
   std::string digest_;
@@ -75,6 +78,7 @@ class Package {
   std::map<Isa, Blob> images_;
   std::vector<Blob> blobs_;
   std::map<Isa, std::vector<std::string>> needed_;
+  std::optional<KnownFiles> known_;
   mutable std::mutex mutex_;  // Guards checked_.
   mutable std::set<Isa> checked_;
 };

@@ -184,21 +184,6 @@ Status Image::ReadHeader(const fbs::Module& module) {
   GODWIT_ASSIGN(reentries_, CodeTable(header_->reentries, types, "reentries", true));
   GODWIT_ASSIGN(tails_, CodeTable(header_->tails, functions, "entries for tail calls", true));
   GODWIT_TRY(ReadLines());
-  const auto add = [this](abi::Code code, std::uint32_t function) {
-    if (code != nullptr) names_.push_back({reinterpret_cast<std::uintptr_t>(code), function});
-  };
-  for (std::uint32_t i = 0; i < functions; ++i) {
-    add(function(i), i);
-    add(resume(i), i);
-    add(CodeAt(tails_[i]), i);
-  }
-  for (std::uint32_t i = 0; i < types; ++i) {
-    add(entry(i), ~0u);
-    add(reentry(i), ~0u);
-  }
-  std::sort(names_.begin(), names_.end(), [](const Named& a, const Named& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.function < b.function;
-  });
   return {};
 }
 
@@ -260,11 +245,33 @@ std::string Image::SourceAt(std::uintptr_t pc) const {
   return fmt::format("{}:{}", reinterpret_cast<const char*>(begin + lines_->strings + found->file), found->line);
 }
 
+const std::vector<Image::Named>& Image::names() const {
+  std::call_once(names_once_, [this] {
+    const auto add = [this](abi::Code code, std::uint32_t function) {
+      if (code != nullptr) names_.push_back({reinterpret_cast<std::uintptr_t>(code), function});
+    };
+    for (std::uint32_t i = 0; i < header_->function_count; ++i) {
+      add(function(i), i);
+      add(resume(i), i);
+      add(CodeAt(tails_[i]), i);
+    }
+    for (std::uint32_t i = 0; i < header_->type_count; ++i) {
+      add(entry(i), ~0u);
+      add(reentry(i), ~0u);
+    }
+    std::sort(names_.begin(), names_.end(), [](const Named& a, const Named& b) {
+      return a.begin != b.begin ? a.begin < b.begin : a.function < b.function;
+    });
+  });
+  return names_;
+}
+
 std::optional<std::uint32_t> Image::FunctionAt(std::uintptr_t pc) const {
   if (!InText(pc)) return std::nullopt;
-  auto after = std::upper_bound(names_.begin(), names_.end(), pc,
+  const std::vector<Named>& named_code = names();
+  auto after = std::upper_bound(named_code.begin(), named_code.end(), pc,
                                 [](std::uintptr_t at, const Named& named) { return at < named.begin; });
-  if (after == names_.begin()) return std::nullopt;
+  if (after == named_code.begin()) return std::nullopt;
   --after;
   if (after->function == ~0u) return std::nullopt;
   return after->function;

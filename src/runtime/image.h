@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -76,7 +77,10 @@ class Image {
   std::uint64_t span_ = 0;
   std::uint64_t entry_address_ = 0;
   std::vector<Range> text_, readable_;
-  std::vector<Named> names_;
+  const std::vector<Named>& names() const;
+
+  mutable std::once_flag names_once_;
+  mutable std::vector<Named> names_;  // Sorted; made at first use, since only messages need it.
   const abi::ImageHeader* header_ = nullptr;
   const abi::LineTable* lines_ = nullptr;
   const std::int32_t *functions_ = nullptr, *resumes_ = nullptr, *entries_ = nullptr, *reentries_ = nullptr,

@@ -332,7 +332,7 @@ asm(R"(
         .globl godwit_image
         .hidden godwit_image
 godwit_image:
-        .long 0x49575747, 4
+        .long 0x49575747, 5
         .fill 32, 1, 0xab
         .long 24, 6
         .long functions - godwit_image, resumes - godwit_image, entries - godwit_image, reentries - godwit_image

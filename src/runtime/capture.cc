@@ -57,7 +57,12 @@ Status GuestInstance::CaptureBlockedTasks() {
   return status;
 }
 
-Result<snapshot::Snapshot> GuestInstance::Capture() {
+std::shared_ptr<const LiveMemory> GuestInstance::memory() const {
+  auto pages = store_ == nullptr ? own_memory_.Share() : nullptr;
+  return pages ? LiveMemory::Of(std::move(pages), module_) : nullptr;
+}
+
+Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages) {
   if (store_ != nullptr && !store_->capturing()) {
     return FailedPrecondition("an instance that is linked with others is captured together with them: use Store::Capture");
   }
@@ -83,7 +88,10 @@ Result<snapshot::Snapshot> GuestInstance::Capture() {
     snapshot.stacks.push_back(std::move(stack));
   }
   if (own_memory_.base() != nullptr) {
-    snapshot.memories.push_back({memory_->pages(), ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages())});
+    snapshot.memories.push_back({memory_->pages(), {}});
+    if (pages == Pages::kChanged) {
+      snapshot.memories[0].runs = ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages());
+    }
   }
   for (auto i = static_cast<std::uint32_t>(imported_globals_.size()); i < global_count(); ++i) {
     Cell cell;
@@ -110,7 +118,7 @@ Result<snapshot::Snapshot> GuestInstance::Capture() {
 
 // --- Restore ---
 
-Status GuestInstance::Load(const snapshot::Snapshot& snapshot) {
+Status GuestInstance::Load(const snapshot::Snapshot& snapshot, std::unique_ptr<ArrivingMemory> memory) {
   const fbs::Module& description = module_->module();
   if (snapshot.package_digest != module_->package().digest()) {
     return FailedPrecondition(fmt::format("the snapshot is of package {}, not of {}", snapshot.package_digest,
@@ -126,7 +134,7 @@ Status GuestInstance::Load(const snapshot::Snapshot& snapshot) {
   dropped_data_ = snapshot.dropped_data;
   dropped_elements_ = snapshot.dropped_elements;
   start_ran_ = true;
-  GODWIT_TRY(LoadMemory(snapshot));
+  GODWIT_TRY(LoadMemory(snapshot, std::move(memory)));
   GODWIT_TRY(LoadGlobals(snapshot));
   GODWIT_TRY(LoadTables(snapshot));
   FindShadowStack();
@@ -144,14 +152,16 @@ Status GuestInstance::LoadStacks(const snapshot::Snapshot& snapshot) {
   return {};
 }
 
-Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
+Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot, std::unique_ptr<ArrivingMemory> arrived) {
   constexpr std::uint64_t kPage = snapshot::kPageBytes;
   const auto* memories = module_->module().memories();
   const std::size_t count = memories != nullptr ? memories->size() : 0;
   if (snapshot.memories.size() != count) return BadSnapshot("it counts other memories than the module has");
   const std::uint64_t wasm_pages = count != 0 ? snapshot.memories[0].wasm_pages : 0;
   if (count != 0 && wasm_pages < memories->Get(0)->minimum()) return BadSnapshot("its memory is smaller than the module's");
-  GODWIT_TRY(CreateMemory(wasm_pages));
+  const bool has_arrived = arrived != nullptr;
+  if (has_arrived && count == 0) return BadSnapshot("it has no memory, and one was sent");
+  GODWIT_TRY(CreateMemory(wasm_pages, std::move(arrived)));
   if (count == 0) return {};
   const std::vector<snapshot::PageRun>& runs = snapshot.memories[0].runs;
   const std::uint64_t pages = memory_->bytes() / kPage;
@@ -166,7 +176,7 @@ Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
   }
   const InitialPages& initial = module_->initial_pages();
   std::size_t run = 0;
-  for (std::size_t i = 0; i < initial.numbers.size(); ++i) {
+  for (std::size_t i = 0; !has_arrived && i < initial.numbers.size(); ++i) {
     const std::uint64_t number = initial.numbers[i];
     while (run < runs.size() && runs[run].first_page + runs[run].bytes.size() / kPage <= number) ++run;
     const bool covered = run < runs.size() && runs[run].first_page <= number;
@@ -174,7 +184,7 @@ Status GuestInstance::LoadMemory(const snapshot::Snapshot& snapshot) {
   }
   for (const snapshot::PageRun& changed : runs) {
     if (changed.bytes.empty()) continue;
-    memory_->Populate(changed.first_page * kPage, changed.bytes.size());
+    if (!has_arrived) memory_->Populate(changed.first_page * kPage, changed.bytes.size());
     std::memcpy(memory_->base() + changed.first_page * kPage, changed.bytes.data(), changed.bytes.size());
   }
   return {};

@@ -13,6 +13,7 @@
 #include "runtime/capture_buffer.h"
 #include "runtime/fiber.h"
 #include "runtime/instance.h"
+#include "runtime/live_memory.h"
 #include "runtime/memory.h"
 #include "runtime/module.h"
 #include "runtime/trap.h"
@@ -103,8 +104,8 @@ class GuestInstance final : public Instance {
   // Memory, globals and tables as the module's initialisers have them.
   Status Instantiate();
   // --- capture.cc ---
-  // All but the calls that were running.
-  Status Load(const snapshot::Snapshot& snapshot);
+  // All but the calls that were running. `memory`: the one to use, filled; null: a new one.
+  Status Load(const snapshot::Snapshot& snapshot, std::unique_ptr<ArrivingMemory> memory);
   Status LoadStacks(const snapshot::Snapshot& snapshot);
 
   // --- Instance ---
@@ -122,7 +123,10 @@ class GuestInstance final : public Instance {
   int wake_fd() const override { return wake_fd_; }
   void StopEvery(std::uint64_t every) override;
   std::uint64_t safepoints_reached() const override { return stops_->safepoints_reached; }
-  Result<snapshot::Snapshot> Capture() override;
+  using Instance::Capture;
+  Result<snapshot::Snapshot> Capture(Pages pages) override;
+  std::shared_ptr<const LiveMemory> memory() const override;
+  void Nap(std::chrono::microseconds length) override;
   abi::Context* context() override { return context_; }
   HostModule* host(std::string_view name) override;
   const LoadedModule& module() const override { return *module_; }
@@ -182,7 +186,9 @@ class GuestInstance final : public Instance {
   std::uint8_t* exception_cell(std::uint32_t cell) const { return global_place(global_count() + cell); }
   void SetInAll(std::uint32_t bits);
   void ClearInAll(std::uint32_t bits);
-  Status CreateMemory(std::uint64_t pages);
+  // `arrived`: the memory to use; null: a new one.
+  Status CreateMemory(std::uint64_t pages, std::unique_ptr<ArrivingMemory> arrived = nullptr);
+  void SleepIfWanted();
   Status CreateTables();
   void FindShadowStack();
 
@@ -204,7 +210,7 @@ class GuestInstance final : public Instance {
   Status CaptureBlockedTasks();
   Status CheckFrames(const snapshot::Stack& stack, const std::vector<FrameRun>& runs) const;
   Status LoadStack(const snapshot::Stack& stack, std::vector<FrameRun> runs);
-  Status LoadMemory(const snapshot::Snapshot& snapshot);
+  Status LoadMemory(const snapshot::Snapshot& snapshot, std::unique_ptr<ArrivingMemory> arrived);
   Status LoadTables(const snapshot::Snapshot& snapshot);
   Status LoadGlobals(const snapshot::Snapshot& snapshot);
   Status LoadHostStates(const snapshot::Snapshot& snapshot);
@@ -240,6 +246,7 @@ class GuestInstance final : public Instance {
 
   StopRequests own_stops_;
   StopRequests* stops_ = &own_stops_;  // The store's, in a store.
+  std::atomic<std::uint64_t> nap_us_{0};
 
   std::optional<std::uint32_t> shadow_global_;  // Index of __stack_pointer, if tasks_max > 1.
   std::uint32_t shadow_resting_ = 0;            // Its value when nothing runs on the module's own stack.

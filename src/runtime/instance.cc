@@ -1,6 +1,7 @@
 // Runs an instance's tasks: starts, stops and continues them, and says how each run ended.
 #include "runtime/instance.h"
 
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -42,9 +43,15 @@ void Instance::Prepare(const Limits& limits, ByteCount memory) {
 Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const LoadedModule> module,
                                                     std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
                                                     const snapshot::Snapshot& snapshot) {
+  return Restore(std::move(module), std::move(hosts), limits, snapshot, nullptr);
+}
+
+Result<std::unique_ptr<Instance>> Instance::Restore(std::shared_ptr<const LoadedModule> module,
+                                                    std::vector<std::shared_ptr<HostModule>> hosts, const Limits& limits,
+                                                    const snapshot::Snapshot& snapshot, std::unique_ptr<ArrivingMemory> memory) {
   GODWIT_ASSIGN(auto instance, GuestInstance::Link(std::static_pointer_cast<const Module>(std::move(module)),
                                                    std::move(hosts), limits, nullptr));
-  GODWIT_TRY(instance->Load(snapshot));
+  GODWIT_TRY(instance->Load(snapshot, std::move(memory)));
   GODWIT_TRY(instance->LoadStacks(snapshot));
   return std::unique_ptr<Instance>(std::move(instance));
 }
@@ -373,6 +380,12 @@ void GuestInstance::StopEvery(std::uint64_t every) {
   }
 }
 
+void GuestInstance::Nap(std::chrono::microseconds length) {
+  if (store_ != nullptr) return;
+  nap_us_.store(static_cast<std::uint64_t>(std::clamp<std::int64_t>(length.count(), 0, kNapMax.count())));
+  context_->state.fetch_or(abi::kSlow);
+}
+
 // --- On the guest's stack ---
 
 void GuestInstance::Poll(std::uintptr_t pc) {
@@ -397,6 +410,7 @@ void GuestInstance::Poll(std::uintptr_t pc) {
       due = true;
     }
   }
+  if ((state & abi::kSlow) && nap_us_.load() != 0) SleepIfWanted();
   if (state & abi::kStop) {
     if (StopWanted()) {
       due = true;
@@ -408,6 +422,16 @@ void GuestInstance::Poll(std::uintptr_t pc) {
   if (!due) return;
   SetInAll(abi::kUnwinding);
   if (store_ != nullptr) store_->AppendFrameOf(*this);
+}
+
+void GuestInstance::SleepIfWanted() {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(nap_us_.exchange(0));
+  if (stops_->every == 0) ClearState(abi::kSlow);  // A nap that is asked for right now is lost: it was only a hint.
+  // In short steps, so that neither a stop nor a cancellation waits for it.
+  constexpr timespec kStep{.tv_sec = 0, .tv_nsec = 50'000};
+  while (std::chrono::steady_clock::now() < end && (context_->state.load() & (abi::kStop | abi::kCancel)) == 0) {
+    nanosleep(&kStep, nullptr);
+  }
 }
 
 abi::Code GuestInstance::NextResume() {

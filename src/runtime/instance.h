@@ -55,12 +55,18 @@ using Outcome = std::variant<Returned, Exited, Trapped, Captured, Blocked>;
 
 using TaskId = std::uint64_t;
 
+// The longest sleep of one Instance::Nap.
+inline constexpr std::chrono::microseconds kNapMax{100'000};
+
 struct Limits {
   ByteCount memory_max{4ull << 30};
   ByteCount stack{8ull << 20};  // Native stack of a task; a resumed task gets four times that, since frames of clones and of other ISAs are larger.
   std::uint32_t table_elements_max = 10'000'000;
   std::uint32_t tasks_max = 1;
 };
+
+class LiveMemory;
+class ArrivingMemory;
 
 class Instance {
  public:
@@ -77,6 +83,12 @@ class Instance {
   static Result<std::unique_ptr<Instance>> Restore(std::shared_ptr<const LoadedModule> module,
                                                    std::vector<std::shared_ptr<HostModule>> hosts,
                                                    const Limits& limits, const snapshot::Snapshot& snapshot);
+  // As above; the pages are in `memory` already (runtime/live_memory.h), and those of the snapshot are written over them.
+  // Null: as above.
+  static Result<std::unique_ptr<Instance>> Restore(std::shared_ptr<const LoadedModule> module,
+                                                   std::vector<std::shared_ptr<HostModule>> hosts,
+                                                   const Limits& limits, const snapshot::Snapshot& snapshot,
+                                                   std::unique_ptr<ArrivingMemory> memory);
   virtual ~Instance() = default;
 
   // The start function's index if the module has one and it has not run.
@@ -110,7 +122,14 @@ class Instance {
   // The state, all tasks being captured or not begun (a blocked task is run once more to capture it).
   // The snapshot's pages point into this instance, which must not run while the snapshot is used. Does not
   // fill in `package`. kFailedPrecondition if a host module's state cannot move.
-  virtual Result<snapshot::Snapshot> Capture() = 0;
+  // kElsewhere: without pages, which the caller takes from memory().
+  enum class Pages { kChanged, kElsewhere };
+  virtual Result<snapshot::Snapshot> Capture(Pages pages) = 0;
+  Result<snapshot::Snapshot> Capture() { return Capture(Pages::kChanged); }
+  // What others may read of its memory while it runs; null where it has none of its own.
+  virtual std::shared_ptr<const LiveMemory> memory() const = 0;
+  // Any thread: the running task sleeps so long at its next safepoint, once; a stop or a cancellation ends the sleep.
+  virtual void Nap(std::chrono::microseconds length) = 0;
 
   virtual abi::Context* context() = 0;
   virtual HostModule* host(std::string_view name) = 0;

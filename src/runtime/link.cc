@@ -264,17 +264,24 @@ Cell GuestInstance::EvaluateExpression(const fbs::Init& init) const {
   return stack.back();
 }
 
-Status GuestInstance::CreateMemory(std::uint64_t pages) {
+std::uint64_t MemoryPagesMax(const fbs::Memory& declared, const Limits& limits) {
+  constexpr std::uint64_t kPagesMax = (4ull << 30) / abi::kWasmPageBytes;
+  const std::uint64_t pages_max = std::min(kPagesMax, limits.memory_max.value / abi::kWasmPageBytes);
+  return declared.has_maximum() ? std::min(pages_max, declared.maximum()) : pages_max;
+}
+
+Status GuestInstance::CreateMemory(std::uint64_t pages, std::unique_ptr<ArrivingMemory> arrived) {
   const auto* memories = module_->module().memories();
   if (memories != nullptr && memories->size() != 0) {
     const fbs::Memory& declared = *memories->Get(0);
-    constexpr std::uint64_t kPagesMax = (4ull << 30) / abi::kWasmPageBytes;
-    std::uint64_t pages_max = std::min(kPagesMax, limits_.memory_max.value / abi::kWasmPageBytes);
-    if (declared.has_maximum()) {
-      pages_max = std::min(pages_max, declared.maximum());
-      memory_declared_max_ = declared.maximum();
+    if (declared.has_maximum()) memory_declared_max_ = declared.maximum();
+    if (arrived) {
+      GODWIT_TRY(arrived->GrowTo({pages * abi::kWasmPageBytes}));
+      own_memory_ = arrived->Take();
+      if (own_memory_.pages() != pages) return Corrupt("snapshot: its memory is smaller than what was sent of it");
+    } else {
+      GODWIT_ASSIGN(own_memory_, LinearMemory::Create(pages, MemoryPagesMax(declared, limits_)));
     }
-    GODWIT_ASSIGN(own_memory_, LinearMemory::Create(pages, pages_max));
   }
   context_->memory = memory_->base();
   context_->resume_context = context_;

@@ -118,8 +118,9 @@ Result<LinearMemory> LinearMemory::Create(std::uint64_t pages, std::uint64_t pag
   const Reservation reservation = Acquire();
   if (reservation.base == nullptr) return ErrnoError("reserving address space for a linear memory");
   LinearMemory memory;
+  memory.shared_ = std::make_shared<SharedPages>(reservation.base);
   memory.base_ = reservation.base;
-  memory.pages_ = pages;
+  memory.SetPages(pages);
   memory.pages_max_ = pages_max;
   memory.populated_ = std::min(reservation.accessible, memory.bytes());
   MakeInaccessible(memory.base_, memory.bytes(), reservation.accessible);
@@ -141,12 +142,14 @@ void LinearMemory::Prepare(std::uint64_t bytes) {
 }
 
 LinearMemory::LinearMemory(LinearMemory&& other) noexcept
-    : base_(std::exchange(other.base_, nullptr)),
+    : shared_(std::move(other.shared_)),
+      base_(std::exchange(other.base_, nullptr)),
       pages_(std::exchange(other.pages_, 0)),
       pages_max_(std::exchange(other.pages_max_, 0)),
       populated_(std::exchange(other.populated_, 0)) {}
 
 LinearMemory& LinearMemory::operator=(LinearMemory&& other) noexcept {
+  std::swap(shared_, other.shared_);
   std::swap(base_, other.base_);
   std::swap(pages_, other.pages_);
   std::swap(pages_max_, other.pages_max_);
@@ -154,17 +157,21 @@ LinearMemory& LinearMemory::operator=(LinearMemory&& other) noexcept {
   return *this;
 }
 
-LinearMemory::~LinearMemory() {
-  if (base_ == nullptr) return;
+SharedPages::~SharedPages() {
   MakeInaccessible(base_, 0, bytes());
   Release({base_, 0});
+}
+
+void LinearMemory::SetPages(std::uint64_t pages) {
+  pages_ = pages;
+  shared_->bytes_.store(bytes(), std::memory_order_release);
 }
 
 std::uint32_t LinearMemory::Grow(std::uint32_t delta_pages) {
   if (base_ == nullptr || delta_pages > pages_max_ - pages_) return ~0u;
   const auto old_pages = static_cast<std::uint32_t>(pages_);
   if (!MakeAccessible(base_, bytes(), bytes() + delta_pages * abi::kWasmPageBytes)) return ~0u;
-  pages_ += delta_pages;
+  SetPages(pages_ + delta_pages);
   return old_pages;
 }
 

@@ -1,11 +1,13 @@
 // One linear memory: a reservation of address space that is larger than any access generated code can make,
 // of which the first `bytes()` are accessible. Bounds checks cost nothing because everything past that faults.
 //
-// Never moves and never shrinks. Used by its instance's thread only. Reservations of destroyed memories are
-// pooled: under emulation making one takes a quarter of a second.
+// Never moves and never shrinks. Used by its instance's thread only, but for what Share gives. Reservations of destroyed
+// memories are pooled: under emulation making one takes a quarter of a second.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -18,6 +20,24 @@ inline constexpr std::size_t kPooledReservationsMax = 8;
 // Memories from this size on ask for huge pages: faulting 4 KiB pages in one by one costs far more.
 inline constexpr ByteCount kHugePagesFrom = 8_MiB;
 
+// The pages of a linear memory. They stay mapped while anybody holds this, also when the instance is gone.
+// Looking at them while the guest runs shows a page before, during or after a store to it. Any thread.
+class SharedPages {
+ public:
+  explicit SharedPages(std::uint8_t* base) : base_(base) {}
+  ~SharedPages();
+  SharedPages(const SharedPages&) = delete;
+  SharedPages& operator=(const SharedPages&) = delete;
+
+  std::uint8_t* base() const { return base_; }
+  std::uint64_t bytes() const { return bytes_.load(std::memory_order_acquire); }  // Only grows.
+
+ private:
+  friend class LinearMemory;
+  std::uint8_t* const base_;
+  std::atomic<std::uint64_t> bytes_{0};
+};
+
 class LinearMemory {
  public:
   // No memory: base() is null.
@@ -28,7 +48,6 @@ class LinearMemory {
   static void Prepare(std::uint64_t bytes);
   LinearMemory(LinearMemory&& other) noexcept;
   LinearMemory& operator=(LinearMemory&& other) noexcept;
-  ~LinearMemory();
 
   std::uint8_t* base() const { return base_; }
   std::uint64_t pages() const { return pages_; }
@@ -43,8 +62,13 @@ class LinearMemory {
   // Makes pages that were not used yet present, in one call of the kernel: a fault a page costs far more.
   // What was in them may be lost.
   void Populate(std::uint64_t offset, std::uint64_t bytes);
+  // Null where there is no memory.
+  std::shared_ptr<const SharedPages> Share() const { return shared_; }
 
  private:
+  void SetPages(std::uint64_t pages);
+
+  std::shared_ptr<SharedPages> shared_;  // Frees the reservation.
   std::uint8_t* base_ = nullptr;
   std::uint64_t pages_ = 0;
   std::uint64_t pages_max_ = 0;

@@ -149,7 +149,7 @@ Status GuestStore::Load(std::vector<Part> parts) {
     Part& part = parts[position];
     GODWIT_ASSIGN(Linked linked, ReadRecord(*part.snapshot, position, parts.size()));
     GODWIT_ASSIGN(GuestInstance* const instance, LinkNext(part.module, std::move(part.hosts), part.limits, std::move(linked.providers)));
-    GODWIT_TRY(instance->Load(*part.snapshot));
+    GODWIT_TRY(instance->Load(*part.snapshot, nullptr));
     loaded_runs_[instance] = std::move(linked.runs);
     for (std::string& name : linked.names) Register(std::move(name), *instance);
   }

@@ -19,6 +19,8 @@ constexpr std::size_t kSignalStackBytes = 64 * 1024;
 
 struct sigaction g_previous[NSIG];
 
+std::atomic<bool (*)(std::uintptr_t)> g_interceptor{nullptr};
+
 thread_local RunningGuest* t_guest = nullptr;
 
 // This thread's signal stack. What was installed before comes back when the thread ends, since others
@@ -110,6 +112,8 @@ bool HandleGuestFault(int signal, const siginfo_t* info, ucontext_t* context) {
 }
 
 void Handle(int signal, siginfo_t* info, void* context) {
+  const auto interceptor = g_interceptor.load();
+  if (signal == SIGSEGV && interceptor != nullptr && interceptor(reinterpret_cast<std::uintptr_t>(info->si_addr))) return;
   if (HandleGuestFault(signal, info, static_cast<ucontext_t*>(context))) return;
   const struct sigaction& previous = g_previous[signal];
   if (previous.sa_flags & SA_SIGINFO) {
@@ -140,6 +144,9 @@ void PrepareThreadForGuests() {
   thread_local SignalStack stack;
   stack.Touch();
 }
+
+void InterceptFaults(bool (*handler)(std::uintptr_t)) { g_interceptor.store(handler); }
+bool FaultsAreIntercepted() { return g_interceptor.load() != nullptr; }
 
 GuestScope::GuestScope(RunningGuest* guest) : outer_(t_guest) { t_guest = guest; }
 GuestScope::~GuestScope() { t_guest = outer_; }

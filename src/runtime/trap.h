@@ -40,6 +40,12 @@ struct RunningGuest {
 // Installs the handler (once per process) and this thread's signal stack (once per thread).
 void PrepareThreadForGuests();
 
+// `handler` is asked first about every access that the memory's protection refused, in the signal handler, on the
+// thread that made it. True: it has made the access possible, which is then made again. For the process, for good.
+void InterceptFaults(bool (*handler)(std::uintptr_t address));
+// Whether there is one: then system calls that write to guest memory may fail with EFAULT, and must write elsewhere.
+bool FaultsAreIntercepted();
+
 // While it lives, faults on this thread are checked against `guest`. Nests.
 class GuestScope {
  public:

@@ -73,7 +73,8 @@ void AddMigrateCommand(CLI::App& app, Session& session) {
   CLI::App* command = app.add_subcommand("migrate", "Move a service to another device while it runs");
   command->add_option("service", options->service, "SERVICE or SERVICE/SHARD")->required();
   command->add_option("--to", options->target, "Device")->required();
-  command->add_option("--mode", options->mode, "How")->check(CLI::IsMember({"auto", "stop"}))->default_val("auto");
+  command->add_option("--mode", options->mode, "auto, precopy: copy while it runs; stop: copy while it stands still")
+      ->check(CLI::IsMember({"auto", "stop", "precopy", "postcopy", "hybrid"}))->default_val("auto");
   command->add_option("--max-downtime", options->max_downtime_ms, "Milliseconds it may stand still");
   command->add_flag("--watch", options->watch, "Show its phases");
   command->footer("Example:\n  godwit migrate orders --to csd1 --watch");

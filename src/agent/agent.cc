@@ -217,6 +217,7 @@ class DeviceAgent final : public Agent {
   std::mutex load_mutex_;
   LoadMeter load_;
   std::uint16_t http_port_ = 0;
+  const migration::TrackerKind tracker_ = migration::ProbeTracker();
 
   std::unique_ptr<ControlClient> control_;
   std::unique_ptr<LogBook> logs_;
@@ -253,7 +254,11 @@ Status DeviceAgent::Start() {
   site_ = std::make_unique<Site>(Site::Options{options_.name, options_.memory}, environment_, *packages_, *control_);
   GODWIT_ASSIGN(store_, ConnectMigrationStore(options_.controller, options_.token));
   driver_ = std::make_unique<MigrationDriver>(loop_, *site_, *store_,
-                                              MigrationDriver::Options{.channel = ChannelOptionsHere(), .isa = info.isa});
+                                              MigrationDriver::Options{.channel = ChannelOptionsHere(),
+                                                                       .isa = info.isa,
+                                                                       .listen_address = options_.channel_address,
+                                                                       .tracker = tracker_,
+                                                                       .bytes_per_second = options_.migration_bytes_per_second});
   data_lane_ = std::make_unique<Lane>();
   data_http_ = std::make_unique<DataHttp>(*datasets_, options_.token, DataHttp::Registrar{
       [this](const DatasetInfo& dataset, std::function<void(Status)> done) { RegisterDataset(dataset, std::move(done)); },
@@ -300,6 +305,7 @@ model::DeviceRecord DeviceAgent::Record() {
   record.channel = fmt::format("{}:{}", advertised(), server_->port());
   record.url = fmt::format("http://{}:{}", advertised(), http_port_);
   record.emulated = options_.emulated;
+  record.page_tracker = migration::ToString(tracker_);
   return record;
 }
 
@@ -359,9 +365,9 @@ transport::ChannelHandlers DeviceAgent::OnAccept(const std::shared_ptr<Channel>&
   auto session = std::make_shared<ChannelSession>(channel);
   transport::ChannelHandlers handlers;
   handlers.on_frame = [this, session](const std::shared_ptr<Channel>& from, Frame frame) { OnFrame(session, from, frame); };
-  handlers.on_closed = [this, session](const std::shared_ptr<Channel>& from, const Error& reason) {
+  handlers.on_closed = [this, session](const std::shared_ptr<Channel>& from, const Error&) {
     session->OnClosed();
-    if (driver_) driver_->OnChannelClosed(from, reason);
+    if (driver_) driver_->OnChannelClosed(from);
   };
   return handlers;
 }

@@ -182,11 +182,12 @@ Status EncodeBundle(const Bundle& bundle, const std::function<Status(ByteView)>&
   };
   Builder builder;
   std::vector<flatbuffers::Offset<fbs::Instance>> instances;
-  for (const snapshot::Snapshot& snapshot : bundle.snapshots) {
+  for (std::size_t i = 0; i < bundle.snapshots.size(); ++i) {
     GODWIT_TRY(align());
     const std::uint64_t offset = written;
-    GODWIT_TRY(snapshot::Encode(snapshot, put));
-    instances.push_back(fbs::CreateInstance(builder, offset, written - offset));
+    GODWIT_TRY(snapshot::Encode(bundle.snapshots[i], put));
+    const std::uint32_t memory = i < bundle.memories.size() && bundle.memories[i] ? *bundle.memories[i] + 1 : 0;
+    instances.push_back(fbs::CreateInstance(builder, offset, written - offset, memory));
   }
   GODWIT_TRY(align());
   std::vector<flatbuffers::Offset<fbs::Request>> requests;
@@ -233,6 +234,7 @@ Result<Bundle> DecodeBundle(ByteView bytes) {
     }
     GODWIT_ASSIGN(auto snapshot, snapshot::Decode(bytes.subspan(instance.offset(), instance.bytes())));
     bundle.snapshots.push_back(std::move(snapshot));
+    bundle.memories.push_back(instance.memory() == 0 ? std::nullopt : std::optional(instance.memory() - 1));
   }
   CopyBudget copies(description.size());
   for (unsigned i = 0; i < requests; ++i) {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "agent/exchange.h"
@@ -26,6 +27,8 @@ struct Bundle {
   std::uint32_t next_handle = 1;
   std::vector<BundledRequest> requests;  // In order.
   std::vector<snapshot::Snapshot> snapshots;
+  // Of each snapshot: which of the memories that were sent on page streams is its own. Short: the others hold theirs.
+  std::vector<std::optional<std::uint32_t>> memories;
 };
 
 Status EncodeBundle(const Bundle& bundle, const std::function<Status(ByteView)>& sink);

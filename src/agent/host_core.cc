@@ -128,7 +128,7 @@ void HostCore::ArmTimer(Clock::time_point when) {
 }
 
 void HostCore::LaunchTimer() {
-  timer_ = std::thread([this] { TimerMain(); });
+  timer_ = WarmThread::Run([this] { TimerMain(); });
 }
 
 void HostCore::JoinTimer() {
@@ -137,7 +137,7 @@ void HostCore::JoinTimer() {
     stopping = true;
     timer_changed_.notify_all();
   }
-  if (timer_.joinable()) timer_.join();
+  timer_.reset();
 }
 
 void HostCore::TimerMain() {

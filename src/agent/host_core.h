@@ -6,13 +6,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "agent/bundle.h"
 #include "agent/exchange.h"
 #include "agent/guest_api.h"
 #include "agent/instance_host.h"
+#include "agent/warm_thread.h"
 
 namespace godwit::agent {
 
@@ -61,6 +61,7 @@ class HostCore final : public GuestRequests {
   std::uint32_t next_handle = 1;
   bool paused = false, stopping = false, released = false;
   std::uint64_t pauses = 0;  // How often it was paused: a worker parks anew for each.
+  std::vector<const std::uint8_t*> copied_elsewhere;  // Bases of memories whose pages a capture leaves out.
   Location moved_to;
   std::uint64_t requests_total = 0, failed_total = 0, traps_total = 0;
 
@@ -68,7 +69,7 @@ class HostCore final : public GuestRequests {
   void TimerMain();
 
   Asker asker_;
-  std::thread timer_;
+  std::unique_ptr<WarmThread> timer_;
   std::condition_variable timer_changed_;
   std::chrono::steady_clock::time_point timer_due_ = std::chrono::steady_clock::time_point::max();
 };

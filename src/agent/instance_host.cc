@@ -17,17 +17,19 @@ using Phase = Exchange::Phase;
 
 class Captured final : public CapturedHost {
  public:
-  Captured(Bundle bundle, std::uint64_t memory_bytes, std::uint64_t estimate)
-      : bundle_(std::move(bundle)), memory_bytes_(memory_bytes), estimate_(estimate) {}
+  Captured(Bundle bundle, std::uint64_t memory_bytes, std::uint64_t estimate, std::vector<bool> elsewhere)
+      : bundle_(std::move(bundle)), memory_bytes_(memory_bytes), estimate_(estimate), elsewhere_(std::move(elsewhere)) {}
   Status Encode(const std::function<Status(ByteView)>& sink) override { return EncodeBundle(bundle_, sink); }
   std::uint64_t bytes_estimate() const override { return estimate_; }
   std::uint64_t memory_bytes() const override { return memory_bytes_; }
   std::size_t running() const override { return bundle_.snapshots.size(); }
   std::size_t requests() const override { return bundle_.requests.size(); }
+  const std::vector<bool>& elsewhere() const override { return elsewhere_; }
 
  private:
   Bundle bundle_;
   std::uint64_t memory_bytes_, estimate_;
+  std::vector<bool> elsewhere_;
 };
 
 class Host final : public InstanceHost {
@@ -36,7 +38,7 @@ class Host final : public InstanceHost {
   ~Host() override;
 
   Status Start();
-  Status Load(Bundle bundle);
+  Status Load(Bundle bundle, ArrivingMemories memories);
 
   void Open(NewRequest request, std::shared_ptr<RequestSink> sink) override;
   void Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool last) override;
@@ -45,7 +47,9 @@ class Host final : public InstanceHost {
   void Attach(const RequestId& id, std::uint64_t response_offset, bool head_received,
               std::shared_ptr<RequestSink> sink) override;
   void Detach(const RequestSink* sink) override;
-  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout) override;
+  LiveMemories Memories() override;
+  void Nap(std::chrono::microseconds length) override;
+  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) override;
   void Resume() override;
   void Release(const Location& to) override;
   Statistics statistics() const override;
@@ -70,7 +74,7 @@ Status Host::Start() {
   return {};
 }
 
-Status Host::Load(Bundle bundle) {
+Status Host::Load(Bundle bundle, ArrivingMemories memories) {
   const Options& options = core_.options;
   if (bundle.service != options.service.name.value || bundle.instance != options.record.id.value) {
     return FailedPrecondition(fmt::format("the bundle holds instance {} of service {}, not {}", bundle.instance,
@@ -96,7 +100,14 @@ Status Host::Load(Bundle bundle) {
   }
   for (std::size_t i = 0; i < bundle.snapshots.size(); ++i) {
     auto worker = std::make_unique<Worker>(&core_);
-    GODWIT_TRY(worker->Restore(bundle.snapshots[i], std::move(served[i])));
+    std::unique_ptr<runtime::ArrivingMemory> memory;
+    if (bundle.memories[i]) {
+      if (*bundle.memories[i] >= memories.size() || !memories[*bundle.memories[i]]) {
+        return Corrupt("host bundle: an instance without the memory that was sent ahead");
+      }
+      memory = std::move(memories[*bundle.memories[i]]);
+    }
+    GODWIT_TRY(worker->Restore(bundle.snapshots[i], std::move(served[i]), std::move(memory)));
     core_.workers.push_back(std::move(worker));
   }
   for (const auto& worker : core_.workers) worker->Launch();
@@ -230,13 +241,32 @@ void Host::Detach(const RequestSink* sink) {
   }
 }
 
-Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::milliseconds timeout) {
+LiveMemories Host::Memories() {
+  const std::lock_guard lock(core_.lock);
+  LiveMemories memories;
+  for (const auto& worker : core_.workers) {
+    if (auto memory = worker->memory()) memories.push_back(std::move(memory));
+  }
+  return memories;
+}
+
+void Host::Nap(std::chrono::microseconds length) {
+  const std::lock_guard lock(core_.lock);
+  for (const auto& worker : core_.workers) worker->Nap(length);
+}
+
+Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) {
   std::unique_lock lock(core_.lock);
   if (core_.released || core_.stopping) return FailedPrecondition("the instance is not here any more");
   if (core_.paused) return FailedPrecondition("the instance is being moved already");
   core_.paused = true;
   ++core_.pauses;
-  for (const auto& worker : core_.workers) worker->RequestStop();
+  core_.copied_elsewhere.clear();
+  for (const auto& memory : elsewhere) core_.copied_elsewhere.push_back(memory->base());
+  const bool idle = core_.workers.size() == 1 && core_.workers[0]->CaptureIdle(lock);
+  if (!idle) {
+    for (const auto& worker : core_.workers) worker->RequestStop();
+  }
   const bool parked = core_.changed.wait_for(lock, timeout, [&] {
     return core_.stopping ||
            std::all_of(core_.workers.begin(), core_.workers.end(), [](const auto& worker) { return worker->parked(); });
@@ -247,6 +277,7 @@ Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::millise
   if (!parked) status = DeadlineExceeded(fmt::format("the instance did not stop within {} ms", timeout.count()));
   std::map<const Exchange*, std::uint32_t> served_by;
   std::uint64_t memory_bytes = 0, estimate = 1 << 20;
+  std::vector<bool> left_out(elsewhere.size());
   for (const auto& worker : core_.workers) {
     if (!status.ok() || !worker->has_instance()) continue;
     auto snapshot = worker->TakeSnapshot();
@@ -256,6 +287,13 @@ Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::millise
     }
     for (const Exchange* exchange : worker->serving()) served_by[exchange] = static_cast<std::uint32_t>(bundle.snapshots.size());
     memory_bytes += worker->memory_bytes();
+    bundle.memories.emplace_back();
+    const auto memory = worker->memory();
+    for (std::uint32_t i = 0; memory && i < elsewhere.size(); ++i) {
+      if (elsewhere[i]->base() != memory->base()) continue;
+      bundle.memories.back() = i;
+      left_out[i] = true;
+    }
     for (const snapshot::Memory& memory : snapshot->memories) {
       for (const snapshot::PageRun& run : memory.runs) estimate += run.bytes.size() + 64;
     }
@@ -289,7 +327,7 @@ Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::millise
   for (const auto& exchange : core_.waiting) {
     if (exchange->phase == Phase::kWaiting) carry(exchange, std::nullopt);
   }
-  return std::unique_ptr<CapturedHost>(std::make_unique<Captured>(std::move(bundle), memory_bytes, estimate));
+  return std::unique_ptr<CapturedHost>(std::make_unique<Captured>(std::move(bundle), memory_bytes, estimate, std::move(left_out)));
 }
 
 void Host::Resume() {
@@ -339,10 +377,10 @@ Result<std::unique_ptr<InstanceHost>> InstanceHost::Create(Options options) {
   return std::unique_ptr<InstanceHost>(std::move(host));
 }
 
-Result<std::unique_ptr<InstanceHost>> InstanceHost::CreateFromBundle(Options options, ByteView bundle) {
+Result<std::unique_ptr<InstanceHost>> InstanceHost::CreateFromBundle(Options options, ByteView bundle, ArrivingMemories memories) {
   GODWIT_ASSIGN(auto decoded, DecodeBundle(bundle));
   auto host = std::make_unique<Host>(std::move(options));
-  GODWIT_TRY(host->Load(std::move(decoded)));
+  GODWIT_TRY(host->Load(std::move(decoded), std::move(memories)));
   return std::unique_ptr<InstanceHost>(std::move(host));
 }
 

@@ -29,12 +29,16 @@
 #include "model/manifest.h"
 #include "model/records.h"
 #include "runtime/instance.h"
+#include "runtime/live_memory.h"
 
 namespace godwit::agent {
 
 inline constexpr std::size_t kWaitingRequestsMax = 8192;
 inline constexpr std::size_t kCommandInstancesMax = 8;
 inline constexpr std::uint64_t kBundleBytesMax = 8ull << 30;
+
+using LiveMemories = std::vector<std::shared_ptr<const runtime::LiveMemory>>;
+using ArrivingMemories = std::vector<std::unique_ptr<runtime::ArrivingMemory>>;
 
 // A paused host's state, for sending. Points into the host, which stays paused while this lives.
 class CapturedHost {
@@ -46,6 +50,9 @@ class CapturedHost {
   virtual std::uint64_t memory_bytes() const = 0;    // Linear memory of all instances.
   virtual std::size_t running() const = 0;           // Instances of guest code (0..1 for a reactor).
   virtual std::size_t requests() const = 0;          // Begun and waiting.
+  // Which of the memories that PauseAndCapture was given still belong to a guest here: their pages are not in the
+  // bundle.
+  virtual const std::vector<bool>& elsewhere() const = 0;
 };
 
 class InstanceHost {
@@ -62,7 +69,8 @@ class InstanceHost {
   static Result<std::unique_ptr<InstanceHost>> Create(Options options);
   // From the bundle of a host of the same service and package. It is paused: nothing runs before Resume. `bundle`
   // need not outlive the call. kCorrupt, kFailedPrecondition (other package or service) change nothing.
-  static Result<std::unique_ptr<InstanceHost>> CreateFromBundle(Options options, ByteView bundle);
+  // `memories` came ahead, and those that the bundle names are used up.
+  static Result<std::unique_ptr<InstanceHost>> CreateFromBundle(Options options, ByteView bundle, ArrivingMemories memories = {});
   // Fails what is left with 503 and joins the threads.
   virtual ~InstanceHost() = default;
 
@@ -82,10 +90,16 @@ class InstanceHost {
   virtual void Detach(const RequestSink* sink) = 0;
 
   // --- Moving.
+  // The memories of the guests that run now, to be read while they run.
+  virtual LiveMemories Memories() = 0;
+  // Makes every running guest sleep so long at its next safepoint.
+  virtual void Nap(std::chrono::microseconds length) = 0;
   // Stops every task at its next safepoint and captures. New requests wait meanwhile. Blocks until captured or
   // `timeout` has passed (kDeadlineExceeded; the host then runs on). kFailedPrecondition says what cannot move.
-  // Calls to other services that are not idempotent are waited for.
-  virtual Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout) = 0;
+  // Calls to other services that are not idempotent are waited for. Pages of the memories in `elsewhere` are left out:
+  // the caller takes them from there. A reactor without requests is captured without waking its thread.
+  virtual Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) = 0;
+  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout) { return PauseAndCapture(timeout, {}); }
   // Goes on after PauseAndCapture (the CapturedHost must be gone), or begins after CreateFromBundle.
   virtual void Resume() = 0;
   // The instance lives elsewhere now: frees it, answers Moved for its requests and later ones.

@@ -14,6 +14,12 @@ namespace godwit::agent {
 
 using migration::Token;
 
+Result<std::unique_ptr<runtime::ArrivingMemory>> MigrationSite::PrepareMemory(const InstanceHost::Options& options, ByteCount bytes) {
+  runtime::Limits limits;
+  limits.memory_max = options.service.manifest.limits.memory;
+  return runtime::ArrivingMemory::Create(options.module, limits, bytes);
+}
+
 namespace {
 
 // Sessions are remembered by these names; ours are a tenth of that.
@@ -54,11 +60,6 @@ struct MigrationDriver::Impl {
     return true;
   }
 
-  std::shared_ptr<transport::BulkStreams> StreamsOf(const std::shared_ptr<transport::Channel>& channel) {
-    auto& streams = streams_by_channel[channel.get()];
-    if (!streams) streams = std::make_shared<transport::BulkStreams>(channel);
-    return streams;
-  }
   std::size_t Active() const {
     std::size_t active = 0;
     for (const auto& [id, session] : arriving) active += session->active();
@@ -93,7 +94,6 @@ struct MigrationDriver::Impl {
   std::deque<model::MigrationId> begun_order;
   std::map<model::MigrationId, std::shared_ptr<ArrivingSession>> arriving;
   std::deque<model::MigrationId> arriving_order;
-  std::map<transport::Channel*, std::shared_ptr<transport::BulkStreams>> streams_by_channel;
 };
 
 MigrationDriver::MigrationDriver(transport::EventLoop& loop, MigrationSite& site, MigrationStore& store, Options options)
@@ -113,7 +113,6 @@ MigrationDriver::~MigrationDriver() {
     }
     impl_->leaving.clear();
     impl_->arriving.clear();
-    impl_->streams_by_channel.clear();
   });
 }
 
@@ -138,7 +137,7 @@ void MigrationDriver::Impl::OnPrepare(const std::shared_ptr<transport::Channel>&
   token.target_boot = context.options.channel.self.boot;
   const bool known = arriving.count(token.migration) != 0;
   ArrivingSession* session = known || Active() < kMigrationsMax ? SessionFor(token) : nullptr;
-  if (session) return session->OnFrame(channel, StreamsOf(channel), frame);
+  if (session) return session->OnFrame(channel, frame);
   flatbuffers::FlatBufferBuilder builder;
   const auto outcome = PutOutcome(builder, false, fmt::format("{} instances are arriving already", kMigrationsMax));
   static_cast<void>(channel->Reply(frame.call(), builder, wire::CreatePrepareReply(builder, outcome)));
@@ -149,10 +148,7 @@ void MigrationDriver::Impl::OnStranger(const std::shared_ptr<transport::Channel>
   flatbuffers::FlatBufferBuilder builder;
   const auto outcome = PutOutcome(builder, false, "this agent was started after the token was made");
   const std::uint64_t boot = context.options.channel.self.boot.value;
-  if (const auto* commit = frame.as<wire::Commit>()) {
-    const auto token = PutToken(builder, GetToken(*commit->token()));
-    static_cast<void>(channel->Reply(frame.call(), builder, wire::CreateCommitReply(builder, outcome, token, false)));
-  } else if (const auto* ask = frame.as<wire::AskOwner>()) {
+  if (const auto* ask = frame.as<wire::AskOwner>()) {
     const auto token = PutToken(builder, GetToken(*ask->token()));
     const auto reply = wire::CreateOwnerReply(builder, outcome, token, wire::Ownership::not_accepted, boot);
     static_cast<void>(channel->Reply(frame.call(), builder, reply));
@@ -163,17 +159,7 @@ bool MigrationDriver::OnFrame(const std::shared_ptr<transport::Channel>& channel
   Impl& impl = *impl_;
   const wire::Token* token = nullptr;
   switch (frame.type()) {
-    case wire::Body::StreamChunk:
-    case wire::Body::StreamAck:
-    case wire::Body::StreamReset: {
-      const auto streams = impl.streams_by_channel.find(channel.get());
-      if (streams == impl.streams_by_channel.end()) return false;
-      const auto keep = streams->second;
-      return keep->Handle(frame);
-    }
     case wire::Body::Prepare: impl.OnPrepare(channel, frame, *frame.as<wire::Prepare>()); return true;
-    case wire::Body::State: token = frame.as<wire::State>()->token(); break;
-    case wire::Body::Commit: token = frame.as<wire::Commit>()->token(); break;
     case wire::Body::AskOwner: token = frame.as<wire::AskOwner>()->token(); break;
     case wire::Body::Abort: token = frame.as<wire::Abort>()->token(); break;
     default: return false;
@@ -184,16 +170,11 @@ bool MigrationDriver::OnFrame(const std::shared_ptr<transport::Channel>& channel
     impl.OnStranger(channel, frame);
     return true;
   }
-  if (ArrivingSession* session = impl.SessionFor(named)) session->OnFrame(channel, impl.StreamsOf(channel), frame);
+  if (ArrivingSession* session = impl.SessionFor(named)) session->OnFrame(channel, frame);
   return true;
 }
 
-void MigrationDriver::OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
-  const auto streams = impl_->streams_by_channel.find(channel.get());
-  if (streams == impl_->streams_by_channel.end()) return;
-  const auto keep = std::move(streams->second);
-  impl_->streams_by_channel.erase(streams);
-  keep->Fail(reason);
+void MigrationDriver::OnChannelClosed(const std::shared_ptr<transport::Channel>& channel) {
   for (const auto& [id, session] : impl_->arriving) session->OnChannelClosed(channel);
 }
 

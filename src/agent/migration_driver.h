@@ -1,9 +1,9 @@
 // MigrationDriver: carries out, on this device, the actions of migration/handoff.h - as source of instances that
 // leave and as target of those that come - over channels, with the agent's hosts and the control plane.
 //
-// The downtime is between PauseAndCapture and the target's Resume; everything that can be done before is: the
-// channel is open, the code mapped, the memory for the bundle populated. The bundle is sent while it is encoded, in
-// segments of a bulk stream each, so that at most kSegmentsInFlightMax of them are held.
+// The downtime is between PauseAndCapture and the target's Resume; everything that can be done before is: the page
+// streams are open, the code is mapped, and memory is copied in rounds while the guest runs (migration/live_copy.h). What
+// remains goes straight into the target's memory.
 #pragma once
 
 #include <chrono>
@@ -14,6 +14,7 @@
 #include "agent/migration_store.h"
 #include "base/bytes.h"
 #include "base/result.h"
+#include "migration/page_tracker.h"
 #include "model/ids.h"
 #include "model/records.h"
 #include "transport/channel.h"
@@ -21,8 +22,6 @@
 
 namespace godwit::agent {
 
-inline constexpr std::size_t kSegmentBytes = 4 << 20;
-inline constexpr std::size_t kSegmentsInFlightMax = 4;
 inline constexpr std::size_t kMigrationsMax = 16;           // Under way at once, per direction.
 inline constexpr std::size_t kHandoffsRememberedMax = 4096; // Ended ones, so that late messages find them.
 
@@ -48,12 +47,14 @@ class MigrationSite {
   virtual Result<InstanceHost::Options> Prepare(const model::InstanceRecord& record, const model::ServiceRecord& service,
                                                 std::uint64_t memory_bytes) = 0;
   // Makes the paused host from its bundle; fakes do it their way.
-  virtual Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle) {
-    return InstanceHost::CreateFromBundle(std::move(options), bundle);
+  virtual Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle, ArrivingMemories memories) {
+    return InstanceHost::CreateFromBundle(std::move(options), bundle, std::move(memories));
   }
+  // A memory of `bytes` for the instance's pages, which come before its bundle; fakes do it their way.
+  virtual Result<std::unique_ptr<runtime::ArrivingMemory>> PrepareMemory(const InstanceHost::Options& options, ByteCount bytes);
   // A preparation or an arrival that is not confirmed ends: frees what Prepare reserved, forgets the host if adopted.
   virtual void Abandon(const model::InstanceId& id) = 0;
-  // On the loop; must not block. The host belongs to the agent from now on and is resumed next; requests that are
+  // Must not block. The host belongs to the agent from now on and is resumed next; requests that are
   // attached or opened may be given to it. Its record is not to be written before OnArrived.
   virtual void Adopt(std::shared_ptr<InstanceHost> host) = 0;
   // Confirmed: the store has this device as owner. On the loop; must not block. The source hears of it afterwards.
@@ -66,7 +67,13 @@ class MigrationDriver {
   struct Options {
     transport::ChannelOptions channel;  // For the channels to targets; `self` names this device and boot.
     std::string isa;
+    std::string listen_address = "127.0.0.1";  // For page streams.
+    // How written pages are found while a guest runs; kNone: every move is by stop and copy.
+    migration::TrackerKind tracker = migration::TrackerKind::kNone;
+    std::size_t page_streams = 2;        // Of a move of much memory.
+    std::uint64_t bytes_per_second = 0;  // The most that one move sends; 0: no limit.
     std::chrono::milliseconds prepare_timeout{30'000};
+    std::chrono::milliseconds copy_stall_timeout{20'000};  // No round ended for so long.
     std::chrono::milliseconds stop_timeout{30'000};
     std::chrono::milliseconds commit_timeout{60'000};
     std::chrono::milliseconds retry_interval{500};
@@ -80,9 +87,9 @@ class MigrationDriver {
   // The watch shows a migration's record: one whose source is this device and whose phase is Pending is begun; one
   // that was ended by others is cancelled.
   void OnRecord(const model::MigrationRecord& record);
-  // A frame of a channel that the agent accepted. True if it was for the driver (migration and stream messages).
+  // A frame of a channel that the agent accepted. True if it was for the driver.
   bool OnFrame(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame);
-  void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason);
+  void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel);
   // This device's lease ended.
   void OnLeaseLost();
 

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "migration/memory_fixture.h"
 #include "transport/transport_fixture.h"
 
 namespace godwit::agent {
@@ -23,15 +24,17 @@ const model::DeviceName kHost0("host0"), kCsd1("csd1");
 
 class FakeCaptured final : public CapturedHost {
  public:
-  explicit FakeCaptured(const Bytes& state) : state_(state) {}
+  FakeCaptured(const Bytes& state, std::size_t memories) : state_(state), elsewhere_(memories, true) {}
   Status Encode(const std::function<Status(ByteView)>& sink) override { return sink(state_); }
   std::uint64_t bytes_estimate() const override { return state_.size(); }
   std::uint64_t memory_bytes() const override { return state_.size(); }
   std::size_t running() const override { return 1; }
   std::size_t requests() const override { return 3; }
+  const std::vector<bool>& elsewhere() const override { return elsewhere_; }
 
  private:
   const Bytes& state_;
+  const std::vector<bool> elsewhere_;
 };
 
 class FakeHost final : public InstanceHost {
@@ -44,11 +47,13 @@ class FakeHost final : public InstanceHost {
   void Cancel(const RequestId&) override {}
   void Attach(const RequestId&, std::uint64_t, bool, std::shared_ptr<RequestSink>) override {}
   void Detach(const RequestSink*) override {}
-  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds) override {
+  LiveMemories Memories() override { return memory ? LiveMemories{memory} : LiveMemories{}; }
+  void Nap(std::chrono::microseconds) override { ++naps; }
+  Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds, const LiveMemories& elsewhere) override {
     ++pauses;
     if (cannot_move) return FailedPrecondition("an open socket cannot move");
     running = false;
-    return std::unique_ptr<CapturedHost>(std::make_unique<FakeCaptured>(state));
+    return std::unique_ptr<CapturedHost>(std::make_unique<FakeCaptured>(state, elsewhere.size()));
   }
   void Resume() override { running = true; }
   void Release(const Location& to) override { released_to = to; }
@@ -58,7 +63,9 @@ class FakeHost final : public InstanceHost {
 
   Bytes state;
   std::atomic<bool> running;
-  std::atomic<int> pauses{0};
+  std::atomic<int> pauses{0}, naps{0};
+  std::shared_ptr<migration::FakeLiveMemory> memory;   // At the source.
+  std::unique_ptr<runtime::ArrivingMemory> arrived;    // At the target.
   bool cannot_move = false;
   std::optional<Location> released_to;
 
@@ -125,12 +132,16 @@ class FakeSite final : public MigrationSite {
     if (!refusal.empty()) return ResourceExhausted(refusal);
     return InstanceHost::Options{record, service, nullptr, nullptr};
   }
-  Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle) override {
+  Result<std::unique_ptr<runtime::ArrivingMemory>> PrepareMemory(const InstanceHost::Options&, ByteCount bytes) override {
+    return std::unique_ptr<runtime::ArrivingMemory>(std::make_unique<migration::FakeArrivingMemory>(bytes.value, bytes.value));
+  }
+  Result<std::unique_ptr<InstanceHost>> Restore(InstanceHost::Options options, ByteView bundle, ArrivingMemories memories) override {
     restoring.Set(true);
     if (block_restore) block_restore->Wait();
     if (damaged) return Corrupt("bundle: footer missing");
-    return std::unique_ptr<InstanceHost>(
-        std::make_unique<FakeHost>(options.record, options.service, Bytes(bundle.begin(), bundle.end()), false));
+    auto made = std::make_unique<FakeHost>(options.record, options.service, Bytes(bundle.begin(), bundle.end()), false);
+    if (!memories.empty()) made->arrived = std::move(memories[0]);
+    return std::unique_ptr<InstanceHost>(std::move(made));
   }
   void Abandon(const model::InstanceId&) override { abandoned.Set(true); }
   void Adopt(std::shared_ptr<InstanceHost> adopted) override { host = std::static_pointer_cast<FakeHost>(adopted); }
@@ -153,6 +164,7 @@ class Device {
     options_.isa = isa;
     options_.retry_interval = std::chrono::milliseconds(20);
     options_.commit_timeout = std::chrono::milliseconds(20'000);
+    options_.tracker = migration::ProbeTracker();
     driver = std::make_unique<MigrationDriver>(loop_, site, store, options_);
     transport::ChannelServer::Options listen;
     listen.channel = options_.channel;
@@ -161,8 +173,8 @@ class Device {
           [this](const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
             if (driver) driver->OnFrame(channel, frame);
           },
-          [this](const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
-            if (driver) driver->OnChannelClosed(channel, reason);
+          [this](const std::shared_ptr<transport::Channel>& channel, const Error&) {
+            if (driver) driver->OnChannelClosed(channel);
           }};
     });
     GODWIT_CHECK(server.ok(), "listen");
@@ -213,6 +225,7 @@ class MigrationDriverTest : public ::testing::Test {
     record.source = kHost0;
     record.target = kCsd1;
     record.epoch = model::Epoch{4};
+    record.mode = "auto";
   }
   json Over() {
     EXPECT_TRUE(store.over.Wait());
@@ -270,6 +283,38 @@ TEST_F(MigrationDriverTest, MovesAnInstanceAndReportsWhatItCost) {
   EXPECT_EQ(host->released_to->channel, store.devices[kCsd1].channel);
   EXPECT_TRUE(host0.site.left);
   EXPECT_EQ(store.instance.device, kCsd1);
+}
+
+TEST_F(MigrationDriverTest, MemoryIsCopiedWhileTheInstanceRuns) {
+  constexpr std::uint64_t kBytes = 4 << 20;
+  host->memory = std::make_shared<migration::FakeLiveMemory>(kBytes, kBytes);
+  for (std::uint64_t page = 0; page < 100; ++page) host->memory->Write(page * 3, static_cast<std::uint8_t>(page + 1));
+  host0.OnRecord(record);
+  const json result = Over();
+  EXPECT_EQ(result["phase"], "Done") << result;
+  EXPECT_EQ(result["mode"], "precopy");
+  EXPECT_EQ(result["tracker"], migration::ToString(migration::ProbeTracker()));
+  ASSERT_GE(result["rounds"].size(), 2u) << result << ": one while it ran, one when it stood still";
+  EXPECT_GE(result["rounds"][0]["pages"], 100);
+  EXPECT_EQ(result["rounds"].back()["pages"], 0);
+  EXPECT_LT(result["bytes_sent"].get<std::uint64_t>(), host->state.size() + 2'000'000) << "untouched pages stay";
+  EXPECT_TRUE(csd1.site.arrived.Wait());
+  ASSERT_TRUE(csd1.site.host && csd1.site.host->arrived);
+  EXPECT_EQ(std::memcmp(csd1.site.host->arrived->base(), host->memory->base(), kBytes), 0);
+}
+
+TEST_F(MigrationDriverTest, ModeStopCopiesNothingBeforeTheStop) {
+  host->memory = std::make_shared<migration::FakeLiveMemory>(1 << 20, 1 << 20);
+  host->memory->Write(3, 1);
+  record.mode = "stop";
+  host0.OnRecord(record);
+  const json result = Over();
+  EXPECT_EQ(result["phase"], "Done") << result;
+  EXPECT_EQ(result["mode"], "stop");
+  ASSERT_EQ(result["rounds"].size(), 1u) << result;
+  EXPECT_EQ(result["rounds"][0]["pages"], 1);
+  EXPECT_TRUE(csd1.site.arrived.Wait());
+  EXPECT_EQ(csd1.site.host->arrived->base()[3 * 4096], 1);
 }
 
 TEST_F(MigrationDriverTest, ARefusalLeavesTheInstanceAloneAndSaysWhy) {

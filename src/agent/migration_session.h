@@ -9,7 +9,6 @@
 #include "agent/migration_driver.h"
 #include "agent/migration_lane.h"
 #include "migration/handoff.h"
-#include "transport/bulk_stream.h"
 #include "transport/channel.h"
 
 namespace godwit::agent {
@@ -46,7 +45,7 @@ inline std::string ReasonOf(const wire::Outcome& outcome) {
   return outcome.message() ? outcome.message()->str() : "no reason given";
 }
 
-// Source side of one migration. On the loop; destroyed after Shut, on any thread.
+// Source side of one migration. Its functions are called on the loop; destroyed after Shut, on any thread but its own lane.
 class LeavingSession {
  public:
   static std::shared_ptr<LeavingSession> Start(MigrationContext& context, model::MigrationRecord record,
@@ -62,8 +61,7 @@ class ArrivingSession {
   // `token` has this process's boot id.
   static std::shared_ptr<ArrivingSession> Create(MigrationContext& context, migration::Token token);
   virtual ~ArrivingSession() = default;
-  virtual void OnFrame(const std::shared_ptr<transport::Channel>& channel,
-                       const std::shared_ptr<transport::BulkStreams>& streams, const transport::Frame& frame) = 0;
+  virtual void OnFrame(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) = 0;
   virtual void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel) = 0;
   virtual void OnLeaseLost() = 0;
   virtual bool settled() const = 0;  // May be forgotten.

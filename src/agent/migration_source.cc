@@ -1,7 +1,12 @@
 // Source side of a migration: what Source says, done.
+//
+// Two threads: the loop, and a lane for what blocks. The state machine is stepped by whichever has an event, so that
+// nothing waits for another thread while the guest stands still: the lane stops, sends, gives the token and hears the
+// answer. Actions that use the channel or timers go to the loop, the rest to the lane.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <mutex>
 
 #include <fmt/format.h>
@@ -9,6 +14,7 @@
 #include <spdlog/spdlog.h>
 
 #include "agent/migration_session.h"
+#include "migration/live_copy.h"
 
 namespace godwit::agent {
 namespace {
@@ -19,6 +25,12 @@ using Clock = std::chrono::steady_clock;
 constexpr int kFindAttempts = 40;
 constexpr std::chrono::milliseconds kFindInterval{50};
 constexpr int kFinalReportsMax = 1200;  // Times retry_interval.
+// A phase that ends sooner is not worth a message to the controller.
+constexpr std::chrono::milliseconds kReportAfter{20};
+// The answer to the token is waited for that long without sleeping.
+constexpr std::chrono::microseconds kReplySpin{1'000};
+// Smaller moves take one page stream.
+constexpr std::uint64_t kSeveralStreamsFrom = 64ull << 20;
 
 std::uint64_t MicrosSince(Clock::time_point begin) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin).count());
@@ -33,7 +45,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
         source_({record_.id, record_.instance, context.options.channel.self.device, record_.target,
                  model::Epoch{record_.epoch.value - 1}}) {}
   ~Leaving() override {
-    AbortEncoding();
+    AbortCopy();
     lane_.reset();
   }
 
@@ -50,20 +62,22 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     }
   }
   void Cancel(const std::string& reason) override {
-    if (source_.phase() == SourcePhase::kPending) return ReportFailure(reason);
-    if (!source_.final() && !TokenSent()) Feed(source::CancelRequested{reason});
+    if (phase_ == SourcePhase::kPending) return ReportFailure(reason);
+    if (!Final() && !TokenSent()) Feed(source::CancelRequested{reason});
   }
   void Shut() override {
     shut_ = true;
-    AbortEncoding();
+    AbortCopy();
     deadline_.Cancel();
     retry_.Cancel();
+    report_.Cancel();
     DropChannel(Aborted("the agent ends"));
   }
 
  private:
-  // --- Events
+  // --- Events. Any thread: one of those that have an event performs the actions of all.
   void Feed(source::Event event) {
+    std::unique_lock lock(mutex_);
     if (shut_) return;
     events_.push_back(std::move(event));
     if (feeding_) return;
@@ -73,17 +87,33 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
       events_.pop_front();
       const SourcePhase before = source_.phase();
       auto actions = source_.Step(next);
+      const SourcePhase after = source_.phase();
+      phase_ = after;
+      if (!token_ && source_.token()) token_ = source_.token();
+      lock.unlock();
       if (!actions.ok()) {
         spdlog::warn("migration {}: {}", record_.id.value, actions.error().message);
-        continue;
+      } else {
+        // While the guest stands still nobody is woken for it: the deadline of stopping finds out.
+        const bool still = after == SourcePhase::kSending || after == SourcePhase::kCommitting;
+        if (after != before && !still) OnLoop([after](Leaving& self) { self.OnPhase(after); });
+        for (const source::Action& action : *actions) std::visit([this](const auto& a) { Do(a); }, action);
+        if (Final() && after != before) OnLoop([](Leaving& self) { self.OnFinal(); });
       }
-      if (source_.phase() != before) OnPhase();
-      for (const source::Action& action : *actions) std::visit([this](const auto& a) { Do(a); }, action);
-      if (source_.final() && source_.phase() != before) OnFinal();
+      lock.lock();
     }
     feeding_ = false;
   }
-  // Runs `work` on the loop if this session is still there.
+  bool Final() const { return phase_ >= SourcePhase::kDone; }
+  std::optional<Token> token() {
+    const std::lock_guard lock(mutex_);
+    return token_;
+  }
+  // Runs `work` on the loop, at once if this is the loop, if this session is still there.
+  void OnLoop(std::function<void(Leaving&)> work) {
+    if (context_.loop.OnLoop()) return work(*this);
+    Later(std::move(work));
+  }
   void Later(std::function<void(Leaving&)> work) {
     context_.loop.Post([weak = weak_from_this(), work = std::move(work)] {
       if (const auto self = weak.lock()) work(*self);
@@ -91,28 +121,35 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
   void OnLane(std::function<void()> work) { lane_->Post(std::move(work)); }
 
-  void OnPhase() {
-    const SourcePhase phase = source_.phase();
+  void OnPhase(SourcePhase phase) {
     spdlog::info("migration {} of {} to {}: {}", record_.id.value, record_.instance.value, record_.target.value, ToString(phase));
-    if (source_.final()) return;
+    if (phase >= SourcePhase::kDone || shut_ || phase != phase_) return;
     deadline_ = context_.loop.After(TimeoutOf(phase), [this, phase] { OnDeadline(phase); });
     if (!retry_armed_) ArmRetry();
-    if (PublicPhase(phase) != record_.phase) {
-      record_.phase = PublicPhase(phase);
-      if (phase != SourcePhase::kIntent) {
-        Report(nlohmann::json{{"phase", ToString(record_.phase)}, {"source_isa", record_.source_isa}});
-      }
-    }
+    if (PublicPhase(phase) == record_.phase) return;
+    record_.phase = PublicPhase(phase);
+    if (phase == SourcePhase::kIntent) return;
+    report_ = context_.loop.After(kReportAfter, [this] { ReportProgress(); });
+  }
+  void ReportProgress() {
+    nlohmann::json patch{{"phase", ToString(record_.phase)}, {"source_isa", record_.source_isa}};
+    if (!record_.rounds.empty()) patch["rounds"] = RoundsJson();
+    Report(patch);
   }
   void OnDeadline(SourcePhase phase) {
+    if (phase_ != phase) return OnPhase(phase_);
     if (phase == SourcePhase::kPreparing && !no_channel_.empty() && !channel_) return Feed(source::TargetLost{no_channel_});
-    Feed(source::DeadlinePassed{phase});
-    if (!source_.final() && source_.phase() == phase) {
+    const std::uint64_t sent = copied_bytes_.load();
+    const bool goes_on = phase == SourcePhase::kCopying && sent != copied_at_deadline_;
+    copied_at_deadline_ = sent;
+    if (!goes_on) Feed(source::DeadlinePassed{phase});
+    if (phase_ == phase) {
       deadline_ = context_.loop.After(TimeoutOf(phase), [this, phase] { OnDeadline(phase); });
     }
   }
   std::chrono::milliseconds TimeoutOf(SourcePhase phase) const {
     switch (phase) {
+      case SourcePhase::kCopying: return context_.options.copy_stall_timeout;
       case SourcePhase::kStopping: return context_.options.stop_timeout + std::chrono::seconds(1);
       case SourcePhase::kSending:
       case SourcePhase::kCommitting:
@@ -126,13 +163,13 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     retry_armed_ = true;
     retry_ = context_.loop.After(context_.options.retry_interval, [this] {
       retry_armed_ = false;
-      if (source_.final()) return;
-      const SourcePhase phase = source_.phase();
+      if (Final()) return;
+      const SourcePhase phase = phase_;
       if (phase == SourcePhase::kResuming || phase == SourcePhase::kClaiming ||
           (phase == SourcePhase::kCommitting && asked_)) {
         Feed(source::RetryDue{phase});
       }
-      if (!source_.final()) ArmRetry();
+      if (!Final()) ArmRetry();
     });
   }
 
@@ -154,8 +191,8 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     if (shut_) return;
     if (!device.ok()) return ConnectFailed(device.error());
     record_.target_isa = device->isa;
-    target_address_ = device->channel;
-    if (!source_.token() && device->state == model::DeviceState::kOffline) {
+    if (!token()) target_address_ = device->channel;
+    if (!token() && device->state == model::DeviceState::kOffline) {
       return ConnectFailed(Unavailable("device " + record_.target.value + " is offline"));
     }
     transport::ChannelHandlers handlers;
@@ -182,10 +219,9 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
       return ConnectFailed(Unavailable("at its address answers " + (*channel)->peer().device.value));
     }
     channel_ = *std::move(channel);
-    streams_ = std::make_shared<transport::BulkStreams>(channel_);
     sent_before_ += bytes_on_channel_;
     bytes_on_channel_ = 0;
-    if (source_.token()) Feed(source::TargetRebooted{channel_->peer().boot});  // Means nothing if it is the token's.
+    if (token()) Feed(source::TargetRebooted{channel_->peer().boot});  // Means nothing if it is the token's.
     auto users = std::move(waiting_for_channel_);
     waiting_for_channel_.clear();
     for (const ChannelUser& use : users) use(channel_);
@@ -197,7 +233,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     if (TokenSent()) return;
     no_channel_ = "no channel to " + record_.target.value + ": " + error.message;
     // A slow device may answer yet; the phase's deadline ends the attempts.
-    const bool slow = error.code == ErrorCode::kDeadlineExceeded && source_.phase() == SourcePhase::kPreparing;
+    const bool slow = error.code == ErrorCode::kDeadlineExceeded && phase_ == SourcePhase::kPreparing;
     if (slow) Feed(source::RetryDue{SourcePhase::kPreparing});
     else Feed(source::TargetLost{no_channel_});
   }
@@ -209,14 +245,11 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   void DropChannel(const Error& reason) {
     if (!channel_) return;
     CountBytes();
-    if (streams_) streams_->Fail(reason);
-    streams_.reset();
     channel_->Close(reason.message);
     channel_.reset();
   }
   void OnFrame(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
     if (channel != channel_ || shut_) return;
-    if (streams_ && streams_->Handle(frame)) return;
     if (const auto* confirmed = frame.as<wire::Confirmed>()) {
       const Token token = GetToken(*confirmed->token());
       if (frame.call() != 0) {
@@ -230,7 +263,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   void CountBytes() {
     if (channel_) bytes_on_channel_ = channel_->counters().bytes_sent;
   }
-  bool TokenSent() const { return source_.phase() >= SourcePhase::kCommitting && !source_.final(); }
+  bool TokenSent() const { return phase_ >= SourcePhase::kCommitting && !Final(); }
 
   // --- Actions
   void Do(const source::WriteIntent&) {
@@ -247,146 +280,157 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::SendPrepare&) {
-    WithChannel([this](const std::shared_ptr<transport::Channel>& channel) {
-      const auto statistics = host_->statistics();
-      flatbuffers::FlatBufferBuilder builder;
-      const Token token{record_.id, record_.instance, record_.epoch, {}};
-      const auto put = PutToken(builder, token);
-      const auto prepare = wire::CreatePrepareDirect(
-          builder, put, record_.source.value.c_str(), "", host_->record().package.c_str(), record_.service.value.c_str(),
-          statistics.memory_bytes, statistics.memory_bytes, host_->record().ToJson().c_str(), host_->service().ToJson().c_str());
-      channel->Ask<wire::Prepare>(builder, prepare, context_.options.prepare_timeout, [weak = weak_from_this()](Result<transport::Frame> frame) {
-        if (const auto self = weak.lock()) self->OnPrepareReply(frame);
-      });
+    OnLoop([](Leaving& self) {
+      self.WithChannel([&self](const std::shared_ptr<transport::Channel>& channel) { self.SendPrepare(channel); });
+    });
+  }
+  void SendPrepare(const std::shared_ptr<transport::Channel>& channel) {
+    if (memories_.empty()) memories_ = host_->Memories();
+    std::vector<std::uint64_t> bytes;
+    for (const auto& memory : memories_) bytes.push_back(memory->bytes());
+    memory_bytes_ = 0;
+    for (const std::uint64_t size : bytes) memory_bytes_ += size;
+    streams_ = memory_bytes_ >= kSeveralStreamsFrom ? context_.options.page_streams : 1;
+    flatbuffers::FlatBufferBuilder builder;
+    const Token token{record_.id, record_.instance, record_.epoch, {}};
+    const auto put = PutToken(builder, token);
+    const auto prepare = wire::CreatePrepareDirect(
+        builder, put, record_.source.value.c_str(), "", host_->record().package.c_str(), record_.service.value.c_str(),
+        std::max(memory_bytes_, host_->statistics().memory_bytes), memory_bytes_, host_->record().ToJson().c_str(),
+        host_->service().ToJson().c_str(), &bytes, static_cast<std::uint8_t>(streams_), static_cast<std::uint32_t>(sysconf(_SC_PAGESIZE)));
+    channel->Ask<wire::Prepare>(builder, prepare, context_.options.prepare_timeout, [weak = weak_from_this()](Result<transport::Frame> frame) {
+      if (const auto self = weak.lock()) self->OnPrepareReply(frame);
     });
   }
   void OnPrepareReply(const Result<transport::Frame>& frame) {
     if (!frame.ok()) return Feed(source::TargetLost{"the target did not prepare: " + frame.error().message});
     const auto* reply = frame->as<wire::PrepareReply>();
     if (!reply) return Feed(source::TargetLost{"the target answered something else"});
-    const bool accepted = reply->outcome()->code() == 0 && reply->target_boot() != 0;
+    const bool accepted = reply->outcome()->code() == 0 && reply->target_boot() != 0 && reply->page_port() != 0;
+    page_port_ = reply->page_port();
+    page_bytes_ = std::clamp<std::uint64_t>(reply->page_bytes(), static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)), 64 << 10);
+    const bool refused = reply->outcome()->code() != 0;
     Feed(source::PrepareReplied{record_.id, accepted, model::BootId{reply->target_boot()},
-                                record_.target.value + " refused: " + ReasonOf(*reply->outcome())});
+                                record_.target.value + (refused ? " refused: " + ReasonOf(*reply->outcome()) : " takes no page streams: its version is older")});
+  }
+
+  // --- Actions on the lane
+  void Do(const source::CopyMemory&) {
+    OnLane([this] {
+      const Status copied = Copy();
+      if (copied.ok()) return Feed(source::Copied{});
+      if (copied.error().code == ErrorCode::kFailedPrecondition) return Feed(source::CopyFailed{"the copy does not converge: " + copied.error().message});
+      Feed(source::CopyFailed{"the memory could not be copied: " + copied.error().message});
+    });
+  }
+  Status Copy() {
+    const bool rounds = record_.mode != "stop" && context_.options.tracker != TrackerKind::kNone;
+    LiveCopy::Options options;
+    options.channel = context_.options.channel;
+    const std::size_t colon = target_address_.rfind(':');
+    options.host = target_address_.substr(0, colon);
+    if (options.host.size() > 2 && options.host.front() == '[') options.host = options.host.substr(1, options.host.size() - 2);
+    options.port = page_port_;
+    options.migration = record_.id;
+    options.epoch = record_.epoch;
+    options.streams = streams_;
+    options.tracker = rounds ? context_.options.tracker : TrackerKind::kNone;
+    options.page_bytes = page_bytes_;
+    options.bytes_per_second = LimitOfLink();
+    if (record_.max_downtime_ms) options.policy.max_downtime = std::chrono::milliseconds(*record_.max_downtime_ms);
+    options.nap = [host = host_](std::chrono::microseconds length) { host->Nap(length); };
+    options.on_round = [this](const LiveCopy::Round& round) {
+      copied_bytes_ += round.bytes + 1;
+      Later([round](Leaving& self) { self.OnRound(round); });
+    };
+    GODWIT_ASSIGN(auto copy, LiveCopy::Open(std::move(options), memories_));
+    {
+      const std::lock_guard lock(copy_mutex_);
+      copy_ = std::move(copy);
+      if (aborted_) return Aborted("the migration was given up");
+    }
+    Later([rounds](Leaving& self) { self.record_.mode = rounds ? "precopy" : "stop"; });
+    GODWIT_TRY(copy_->CopyRounds());
+    return copy_->AnnounceStop();
+  }
+  std::uint64_t LimitOfLink() const {
+    const std::uint64_t link = context_.options.channel.shape.bytes_per_second, most = context_.options.bytes_per_second;
+    return link == 0 || most == 0 ? std::max(link, most) : std::min(link, most);
+  }
+  void OnRound(const LiveCopy::Round& round) {
+    record_.rounds.push_back({round.bytes, round.pages, round.dirty_pages, static_cast<std::uint64_t>(round.length.count())});
+    if (record_.phase == model::MigrationPhase::kCopying && round.length > kReportAfter) ReportProgress();
+  }
+  void AbortCopy() {
+    const std::lock_guard lock(copy_mutex_);
+    aborted_ = true;
+    if (copy_) copy_->Abort();
+  }
+  void Do(const source::EndCopy&) {
+    AbortCopy();
+    OnLane([this] { DropCopy(); });
+  }
+  // Ends the tracking: the instance runs at full speed again.
+  void DropCopy() {
+    std::unique_ptr<LiveCopy> copy;
+    const std::lock_guard lock(copy_mutex_);
+    if (copy_) {
+      page_bytes_sent_ = copy_->bytes_sent();
+      slowed_ = copy_->slowest_share();
+    }
+    copy = std::move(copy_);
   }
 
   void Do(const source::StopInstance&) {
     OnLane([this] {
       const auto begin = Clock::now();
-      auto captured = host_->PauseAndCapture(context_.options.stop_timeout);
+      auto captured = host_->PauseAndCapture(context_.options.stop_timeout, memories_);
       const std::uint64_t latency = MicrosSince(begin);
-      if (!captured.ok()) {
-        return Later([reason = captured.error().message](Leaving& self) {
-          self.Feed(source::CaptureFailed{"the instance could not be stopped: " + reason});
-        });
-      }
+      if (!captured.ok()) return Feed(source::CaptureFailed{"the instance could not be stopped: " + captured.error().message});
       captured_ = *std::move(captured);
-      const std::uint64_t memory = captured_->memory_bytes(), requests = captured_->requests();
-      Later([begin, latency, memory, requests](Leaving& self) {
-        self.stop_began_ = begin;
-        self.record_.stop_latency_us = latency;
-        self.record_.memory_bytes = memory;
-        self.record_.requests_held = requests;
-        self.Feed(source::Captured{});
-      });
+      stop_began_ = begin;
+      stopped_ = {latency, captured_->memory_bytes(), captured_->requests(), std::nullopt};
+      Feed(source::Captured{});
     });
   }
 
   void Do(const source::SendState&) {
     OnLane([this] {
-      auto segment = std::make_shared<Bytes>();
-      segment->reserve(kSegmentBytes);
-      const Status encoded = captured_->Encode([&](ByteView bytes) -> Status {
-        while (!bytes.empty()) {
-          const std::size_t take = std::min(bytes.size(), kSegmentBytes - segment->size());
-          segment->insert(segment->end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(take));
-          bytes = bytes.subspan(take);
-          if (segment->size() == kSegmentBytes) {
-            GODWIT_TRY(Submit(std::move(segment)));
-            segment = std::make_shared<Bytes>();
-            segment->reserve(kSegmentBytes);
-          }
-        }
-        return {};
-      });
-      Status sent = encoded;
-      if (sent.ok() && !segment->empty()) sent = Submit(std::move(segment));
-      if (sent.ok()) sent = WaitForSegments();
-      Later([sent](Leaving& self) {
-        if (sent.ok()) self.Feed(source::StateSent{});
-        else self.Feed(source::TargetLost{"the state could not be sent: " + sent.error().message});
-      });
+      Status sent = copy_->SendPages(captured_->elsewhere());
+      if (sent.ok()) {
+        stopped_.last = copy_->rounds().back();
+        sent = copy_->SendState([this](const std::function<Status(ByteView)>& sink) { return captured_->Encode(sink); });
+      }
+      if (sent.ok()) return Feed(source::StateSent{});
+      Feed(source::TargetLost{"the state could not be sent: " + sent.error().message});
     });
-  }
-  // On the lane: hands a segment to the loop, waiting while kSegmentsInFlightMax are on their way.
-  Status Submit(std::shared_ptr<Bytes> segment) {
-    {
-      std::unique_lock lock(segments_mutex_);
-      segments_changed_.wait(lock, [this] { return aborted_ || segments_ < kSegmentsInFlightMax; });
-      if (aborted_) return Aborted("given up");
-      ++segments_;
-    }
-    Later([segment = std::move(segment)](Leaving& self) { self.SendSegment(segment); });
-    return {};
-  }
-  Status WaitForSegments() {
-    std::unique_lock lock(segments_mutex_);
-    segments_changed_.wait(lock, [this] { return aborted_ || segments_ == 0; });
-    return aborted_ ? Status(Aborted("given up")) : Status();
-  }
-  void AbortEncoding() {
-    const std::lock_guard lock(segments_mutex_);
-    aborted_ = true;
-    segments_changed_.notify_all();
-  }
-  void SegmentDone() {
-    const std::lock_guard lock(segments_mutex_);
-    --segments_;
-    segments_changed_.notify_all();
-  }
-  void SendSegment(const std::shared_ptr<Bytes>& segment) {
-    if (source_.phase() != SourcePhase::kSending || !streams_ || shut_) return SegmentDone();
-    state_bytes_ += segment->size();
-    const std::uint64_t id = streams_->Send(ByteView(*segment), [weak = weak_from_this(), segment](const Status& status) {
-      const auto self = weak.lock();
-      if (!self) return;
-      if (!status.ok()) self->Feed(source::TargetLost{"the state could not be sent: " + status.error().message});
-      self->SegmentDone();
-    });
-    flatbuffers::FlatBufferBuilder builder;
-    const auto token = PutToken(builder, *source_.token());
-    const Status told = channel_->Tell(builder, wire::CreateState(builder, token, id, segment->size()));
-    if (!told.ok()) Feed(source::TargetLost{"the state could not be announced: " + told.error().message});
   }
 
   void Do(const source::SendToken& action) {
-    if (!channel_ || !channel_->open()) return Feed(source::TargetLost{"the channel was lost before the token"});
-    flatbuffers::FlatBufferBuilder builder;
-    const auto token = PutToken(builder, action.token);
-    channel_->Ask<wire::Commit>(builder, wire::CreateCommit(builder, token), context_.options.commit_timeout,
-                                   [weak = weak_from_this(), sent = action.token](Result<transport::Frame> frame) {
-                                     if (const auto self = weak.lock()) self->OnCommitReply(sent, frame);
-                                   });
-  }
-  void OnCommitReply(const Token& sent, const Result<transport::Frame>& frame) {
-    const auto* reply = frame.ok() ? frame->as<wire::CommitReply>() : nullptr;
-    if (!reply) {
-      return Feed(source::TargetLost{frame.ok() ? "the target answered something else" : frame.error().message});
-    }
-    if (reply->accepted() && record_.downtime_us == 0) record_.downtime_us = MicrosSince(stop_began_);
-    Feed(source::CommitReplied{sent, reply->accepted(), record_.target.value + " refused: " + ReasonOf(*reply->outcome())});
+    OnLane([this, token = action.token] {
+      auto reply = copy_->SendToken().ok() ? copy_->AwaitReply(kReplySpin) : Result<LiveCopy::Reply>(Unavailable("the page stream was lost"));
+      if (!reply.ok()) return Feed(source::TargetLost{reply.error().message});
+      if (reply->accepted) downtime_us_ = MicrosSince(stop_began_);
+      Feed(source::CommitReplied{token, reply->accepted, record_.target.value + " refused: " + reply->reason});
+    });
   }
 
+  // --- Others
   void Do(const source::SendAbort& action) {
-    if (!channel_ || !channel_->open() || !source_.token()) return;
-    flatbuffers::FlatBufferBuilder builder;
-    const auto token = PutToken(builder, *source_.token());
-    const auto reason = builder.CreateString(action.reason);
-    static_cast<void>(channel_->Tell(builder, wire::CreateAbort(builder, token, reason)));
+    OnLoop([reason = action.reason](Leaving& self) {
+      const auto named = self.token();
+      if (!self.channel_ || !self.channel_->open() || !named) return;
+      flatbuffers::FlatBufferBuilder builder;
+      const auto token = PutToken(builder, *named);
+      const auto text = builder.CreateString(reason);
+      static_cast<void>(self.channel_->Tell(builder, wire::CreateAbort(builder, token, text)));
+    });
   }
 
   void Do(const source::ResumeLocally& action) {
-    AbortEncoding();
+    AbortCopy();
     OnLane([this, epoch = action.epoch] {
+      DropCopy();
       if (captured_) {
         captured_.reset();
         host_->Resume();
@@ -396,6 +440,9 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::AskTarget& action) {
+    OnLoop([action](Leaving& self) { self.AskTarget(action); });
+  }
+  void AskTarget(const source::AskTarget& action) {
     asked_ = true;
     WithChannel([this, action](const std::shared_ptr<transport::Channel>& channel) {
       flatbuffers::FlatBufferBuilder builder;
@@ -416,6 +463,9 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::AskStore&) {
+    OnLoop([](Leaving& self) { self.AskStore(); });
+  }
+  void AskStore() {
     if (store_asked_) return;
     store_asked_ = true;
     context_.control.Post([weak = weak_from_this(), &context = context_, instance = record_.instance, target = record_.target] {
@@ -427,7 +477,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
         self->store_asked_ = false;
         if (owner.ok()) self->Feed(source::StoreShows{owner->device, owner->epoch});
         else if (owner.error().code == ErrorCode::kNotFound) self->Feed(source::StoreShows{});
-        if (!device.ok() || !self->source_.token()) return;
+        if (!device.ok() || !self->token()) return;
         self->Feed(source::TargetRebooted{device->boot_id});
         if (device->state == model::DeviceState::kOffline) self->Feed(source::TargetLeaseExpired{});
       });
@@ -435,6 +485,9 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::ClaimInStore& action) {
+    OnLoop([action](Leaving& self) { self.Claim(action); });
+  }
+  void Claim(const source::ClaimInStore& action) {
     if (claiming_) return;
     claiming_ = true;
     context_.control.Post([weak = weak_from_this(), &context = context_, epoch = action.epoch, record = record_] {
@@ -457,8 +510,11 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::ReleaseInstance&) {
-    if (record_.downtime_us == 0) record_.downtime_us = MicrosSince(stop_began_);
+    // Where the answer to the token was lost, it is known only now that the target goes on.
+    if (downtime_us_ == 0) downtime_us_ = MicrosSince(stop_began_);
+    AbortCopy();
     OnLane([this, to = Location{record_.target, target_address_, record_.epoch}] {
+      DropCopy();
       captured_.reset();
       host_->Release(to);
       context_.site.OnLeft(record_.instance, to);
@@ -466,7 +522,9 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::DestroyInstance& action) {
+    AbortCopy();
     OnLane([this, reason = action.reason] {
+      DropCopy();
       captured_.reset();
       context_.site.OnLost(record_.instance, reason);
     });
@@ -482,13 +540,23 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
   void OnFinal() {
     deadline_.Cancel();
-    record_.phase = PublicPhase(source_.phase());
-    record_.error = source_.error();
+    report_.Cancel();
+    record_.phase = PublicPhase(phase_);
+    {
+      const std::lock_guard lock(mutex_);
+      record_.error = source_.error();
+    }
     record_.total_us = MicrosSince(began_);
     CountBytes();
-    record_.bytes_sent = sent_before_ + bytes_on_channel_;
     // After what the lane still has to do.
     OnLane([this] { Later([](Leaving& self) { self.FinalReport(0); }); });
+  }
+  nlohmann::json RoundsJson() const {
+    auto list = nlohmann::json::array();
+    for (const auto& round : record_.rounds) {
+      list.push_back({{"bytes", round.bytes}, {"pages", round.pages}, {"dirty_pages", round.dirty_pages}, {"us", round.us}});
+    }
+    return list;
   }
   void Report(const nlohmann::json& patch) {
     context_.reports.Post([&context = context_, id = record_.id, text = patch.dump()] {
@@ -498,18 +566,26 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
   void FinalReport(int attempt) {
     if (shut_) return;
+    if (stopped_.last) OnRound(*stopped_.last);
+    stopped_.last.reset();
+    record_.stop_latency_us = stopped_.latency_us;
+    record_.memory_bytes = stopped_.memory_bytes;
+    record_.requests_held = stopped_.requests;
     const nlohmann::json patch{{"phase", ToString(record_.phase)},
                                {"error", record_.error},
                                {"stop_latency_us", record_.stop_latency_us},
-                               {"downtime_us", record_.phase == model::MigrationPhase::kDone ? record_.downtime_us : 0},
+                               {"downtime_us", record_.phase == model::MigrationPhase::kDone ? downtime_us_.load() : 0},
                                {"total_us", record_.total_us},
-                               {"bytes_sent", record_.bytes_sent},
+                               {"bytes_sent", sent_before_ + bytes_on_channel_ + page_bytes_sent_},
                                {"memory_bytes", record_.memory_bytes},
                                {"source_isa", record_.source_isa},
                                {"target_isa", record_.target_isa},
                                {"requests_held", record_.requests_held},
-                               {"rounds", nlohmann::json::array({{{"bytes", state_bytes_}, {"pages", state_bytes_ / 4096},
-                                                                  {"dirty_pages", 0}, {"us", record_.downtime_us}}})}};
+                               {"mode", record_.mode},
+                               {"tracker", record_.mode == "precopy" ? std::string(ToString(context_.options.tracker)) : std::string()},
+                               {"streams", streams_},
+                               {"slowed", slowed_.load()},
+                               {"rounds", RoundsJson()}};
     context_.reports.Post([weak = weak_from_this(), &context = context_, id = record_.id, text = patch.dump(), attempt] {
       const Status reported = context.store.Patch(id, text);
       const bool again = !reported.ok() && (reported.error().code == ErrorCode::kUnavailable ||
@@ -529,30 +605,49 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   MigrationContext& context_;
-  model::MigrationRecord record_;
+  model::MigrationRecord record_;  // The loop's, but for what never changes once begun.
   const std::function<void()> on_over_;
-  Source source_;
-  std::deque<source::Event> events_;
-  bool feeding_ = false, shut_ = false;
   const Clock::time_point began_ = Clock::now();
-  Clock::time_point stop_began_ = began_;
 
+  std::mutex mutex_;  // Of these.
+  Source source_;
+  std::optional<Token> token_;
+  std::deque<source::Event> events_;
+  bool feeding_ = false;
+  std::atomic<SourcePhase> phase_{SourcePhase::kPending};
+  std::atomic<bool> shut_{false};
+
+  // Set before the first action.
   std::shared_ptr<InstanceHost> host_;
-  std::unique_ptr<CapturedHost> captured_;  // The lane's.
-
-  std::shared_ptr<transport::Channel> channel_;
-  std::shared_ptr<transport::BulkStreams> streams_;
-  std::vector<ChannelUser> waiting_for_channel_;
-  std::string no_channel_;      // Why the last attempt to open one failed.
+  // Of the preparation: written before the copy begins, then read.
+  LiveMemories memories_;
+  std::uint64_t memory_bytes_ = 0, page_bytes_ = 0;
+  std::size_t streams_ = 1;
+  std::uint16_t page_port_ = 0;
   std::string target_address_;  // Of its record: where gateways reach it too.
-  std::uint64_t sent_before_ = 0, bytes_on_channel_ = 0, state_bytes_ = 0;
-  bool asked_ = false, store_asked_ = false, claiming_ = false, retry_armed_ = false;
-  transport::Timer deadline_, retry_;
 
-  std::mutex segments_mutex_;
-  std::condition_variable segments_changed_;
-  std::size_t segments_ = 0;
+  // The lane's; read by the loop once the lane is done.
+  struct Stopped {
+    std::uint64_t latency_us = 0, memory_bytes = 0, requests = 0;
+    std::optional<LiveCopy::Round> last;
+  };
+  Stopped stopped_;
+  std::unique_ptr<CapturedHost> captured_;
+  std::atomic<std::uint64_t> downtime_us_{0}, page_bytes_sent_{0}, copied_bytes_{0};
+  std::atomic<double> slowed_{0};
+  std::atomic<Clock::time_point> stop_began_{began_};
+  std::mutex copy_mutex_;  // Of these, for Abort.
+  std::unique_ptr<LiveCopy> copy_;
   bool aborted_ = false;
+
+  // The loop's.
+  std::shared_ptr<transport::Channel> channel_;
+  std::vector<ChannelUser> waiting_for_channel_;
+  std::string no_channel_;  // Why the last attempt to open one failed.
+  std::uint64_t sent_before_ = 0, bytes_on_channel_ = 0, copied_at_deadline_ = 0;
+  bool asked_ = false, store_asked_ = false, claiming_ = false, retry_armed_ = false;
+  transport::Timer deadline_, retry_, report_;
+
   std::unique_ptr<Lane> lane_ = std::make_unique<Lane>();
 };
 

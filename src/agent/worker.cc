@@ -33,7 +33,7 @@ Worker::Worker(HostCore* core) : core_(core) {}
 
 Worker::~Worker() {
   wake_->Signal();
-  if (thread_.joinable()) thread_.join();
+  thread_.reset();
 }
 
 runtime::Limits Worker::InstanceLimits() const {
@@ -104,12 +104,13 @@ Status Worker::Initialise() {
   return {};
 }
 
-Status Worker::Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving) {
+Status Worker::Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving,
+                       std::unique_ptr<runtime::ArrivingMemory> memory) {
   if (!core_->reactor() && serving.size() != 1) return Corrupt("host bundle: a command's instance serves one request");
   Status status;
   auto hosts = HostModules(core_->reactor() ? nullptr : serving.front(), &status);
   GODWIT_TRY(status);
-  GODWIT_ASSIGN(instance_, runtime::Instance::Restore(core_->options.module, std::move(hosts), InstanceLimits(), snapshot));
+  GODWIT_ASSIGN(instance_, runtime::Instance::Restore(core_->options.module, std::move(hosts), InstanceLimits(), snapshot, std::move(memory)));
   if (core_->reactor()) {
     GODWIT_ASSIGN(handler_, instance_->FindFunction("godwit_handle"));
   }
@@ -127,11 +128,12 @@ Status Worker::Restore(const snapshot::Snapshot& snapshot, std::vector<std::shar
     }
   }
   memory_bytes_ = instance_->context()->memory_bytes;
+  captured_idle_ = true;
   return {};
 }
 
 void Worker::Launch() {
-  thread_ = std::thread([this] { Main(); });
+  thread_ = WarmThread::Run([this] { Main(); });
 }
 
 void Worker::RequestStop() {
@@ -141,6 +143,7 @@ void Worker::RequestStop() {
 
 void Worker::WithdrawStop() {
   parked_ = false;
+  captured_idle_ = false;
   captured_.reset();
   if (instance_) instance_->WithdrawStop();
   wake_->Signal();
@@ -224,8 +227,32 @@ void Worker::Main() {
   lock.unlock();  // An instance's end may take long, and its host modules may log.
 }
 
+Result<snapshot::Snapshot> Worker::Capture(Lock& lock) {
+  const auto memory = instance_->memory();
+  const auto& elsewhere = core_->copied_elsewhere;
+  const bool left_out = memory && std::find(elsewhere.begin(), elsewhere.end(), memory->base()) != elsewhere.end();
+  lock.unlock();
+  auto captured = instance_->Capture(left_out ? runtime::Instance::Pages::kElsewhere : runtime::Instance::Pages::kChanged);
+  lock.lock();
+  return captured;
+}
+
+bool Worker::CaptureIdle(Lock& lock) {
+  if (!sleeping_ || !core_->reactor() || !instance_ || !calls_.empty() || renew_) return false;
+  captured_idle_ = true;  // Should this worker wake up meanwhile, it parks and leaves the instance alone.
+  auto captured = Capture(lock);
+  if (!captured_idle_) return false;
+  captured_.emplace(std::move(captured));
+  parked_ = true;
+  return true;
+}
+
 // Brings every call to a safepoint, captures, and waits until the host goes on.
 void Worker::Park(Lock& lock) {
+  if (captured_idle_) {
+    core_->changed.wait(lock, [&] { return !captured_idle_ || core_->stopping; });
+    return;
+  }
   if (instance_) {
     instance_->RequestStop();
     for (;;) {
@@ -237,9 +264,7 @@ void Worker::Park(Lock& lock) {
   }
   if (core_->stopping) return;
   if (instance_ && core_->paused) {
-    lock.unlock();
-    auto captured = instance_->Capture();
-    lock.lock();
+    auto captured = Capture(lock);
     captured_.emplace(std::move(captured));
   }
   if (!core_->paused || core_->stopping) {
@@ -426,10 +451,12 @@ void Worker::Wait(Lock& lock) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
     timeout = static_cast<int>(std::clamp<std::int64_t>(left, 0, 60'000));
   }
+  sleeping_ = true;
   lock.unlock();
   poll(fds.data(), fds.size(), timeout);
   wake_->Drain();
   lock.lock();
+  sleeping_ = false;
   // Only this thread changes calls_.
   for (const auto& [fd, call] : owners) {
     if (fds[fd].revents != 0) calls_[call].ready = true;

@@ -7,10 +7,10 @@
 #include <chrono>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "agent/host_core.h"
+#include "agent/warm_thread.h"
 #include "runtime/instance.h"
 
 namespace godwit::agent {
@@ -22,7 +22,8 @@ class Worker {
 
   // Before Launch, by the thread that makes the host.
   Status Initialise();  // A reactor's instance, with its start function and _initialize run.
-  Status Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving);
+  Status Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving,
+                 std::unique_ptr<runtime::ArrivingMemory> memory);
   void Launch();
 
   // --- lock
@@ -40,6 +41,14 @@ class Worker {
   std::chrono::nanoseconds RunningCpu() const;
   std::vector<const Exchange*> serving() const;
   std::uint64_t memory_bytes() const { return memory_bytes_; }
+  // Null: no instance, or none with a memory.
+  std::shared_ptr<const runtime::LiveMemory> memory() const { return instance_ && !creating_ ? instance_->memory() : nullptr; }
+  void Nap(std::chrono::microseconds length) {
+    if (running_ != nullptr) instance_->Nap(length);
+  }
+  // Captures by the calling thread, the host being paused, if this worker sleeps and has nothing to do. True: it has
+  // parked, as far as others see. The lock is released meanwhile.
+  bool CaptureIdle(std::unique_lock<std::mutex>& lock);
   // What it captured when it parked.
   Result<snapshot::Snapshot> TakeSnapshot();
 
@@ -54,6 +63,7 @@ class Worker {
 
   void Main();
   void Park(Lock& lock);
+  Result<snapshot::Snapshot> Capture(Lock& lock);
   bool DropEnded(Lock& lock);
   bool TakeWork(Lock& lock);
   Result<std::unique_ptr<runtime::Instance>> CreateInstance(const std::shared_ptr<Exchange>& exchange);
@@ -75,10 +85,13 @@ class Worker {
   Exchange* running_ = nullptr;
   std::uint64_t running_since_cpu_ns_ = 0;
   bool creating_ = false, parked_ = false, renew_ = false;
+  bool sleeping_ = false;         // In Wait.
+  // This pause leaves the instance alone: CaptureIdle captured it, or it was restored into a paused host.
+  bool captured_idle_ = false;
   std::optional<Result<snapshot::Snapshot>> captured_;
   std::uint64_t memory_bytes_ = 0;
   std::optional<std::uint32_t> handler_;
-  std::thread thread_;
+  std::unique_ptr<WarmThread> thread_;
   std::optional<clockid_t> cpu_clock_;
 };
 

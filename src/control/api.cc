@@ -619,7 +619,9 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
     migration.target_isa = target->isa;
     migration.reason = body.value("reason", json("manual")).is_string() ? body.value("reason", std::string("manual")) : "manual";
     const std::string mode = body.contains("mode") && body["mode"].is_string() ? body["mode"].get<std::string>() : "auto";
-    if (mode != "auto" && mode != "stop") return Unsupported("mode '" + mode + "': this version moves by stop and copy only; use 'stop' or 'auto'");
+    if (mode == "postcopy" || mode == "hybrid") return Unsupported("mode '" + mode + "' is not there yet; use 'auto', 'precopy' or 'stop'");
+    if (mode != "auto" && mode != "precopy" && mode != "stop") return InvalidArgument("mode '" + mode + "': use 'auto', 'precopy' or 'stop'");
+    migration.mode = mode;
     if (body.contains("max_downtime_ms")) {
       GODWIT_ASSIGN(migration.max_downtime_ms, NumberOf(body, "max_downtime_ms"));
     } else if (service->manifest.migration.max_downtime) {

@@ -4,6 +4,7 @@
 //   WriteIntent ... IntentWritten
 //   SendPrepare   ------------------->    PrepareLocally: code mapped, memory reserved
 //                 <-------------------    PrepareReply with the target's boot id
+//   CopyMemory    ------------------->    pages, in rounds while the instance runs ... Copied
 //   StopInstance ... Captured
 //   SendState     ------------------->    RestoreInstance: ready to run, not yet allowed to
 //   SendToken     ------------------->    accepted once: ResumeInstance, ConfirmInStore
@@ -63,6 +64,7 @@ enum class SourcePhase : std::uint8_t {
   kPending,
   kIntent,      // The store is asked to record the intent.
   kPreparing,   // The target prepares; the instance runs.
+  kCopying,     // Its memory is copied; the instance runs.
   kStopping,    // The instance is being stopped.
   kSending,     // Stopped; the state goes to the target; the token was not sent.
   kCommitting,  // The token was sent; who owns is not known.
@@ -81,6 +83,8 @@ namespace source {
 struct Start {};
 struct IntentWritten {};
 struct IntentRefused { std::string reason; };
+struct Copied {};                              // What is left fits the downtime.
+struct CopyFailed { std::string reason; };
 struct Captured {};
 struct CaptureFailed { std::string reason; };  // The instance runs on.
 struct StateSent {};
@@ -103,12 +107,14 @@ struct ClaimWon {};
 // the migration and confirms nobody.
 struct ClaimLost { model::DeviceName owner; };
 
-using Event = std::variant<Start, IntentWritten, IntentRefused, Captured, CaptureFailed, StateSent, CancelRequested,
+using Event = std::variant<Start, IntentWritten, IntentRefused, Copied, CopyFailed, Captured, CaptureFailed, StateSent, CancelRequested,
                            DeadlinePassed, RetryDue, PrepareReplied, CommitReplied, OwnerAnswered, Confirmed,
                            TargetLost, TargetRebooted, TargetLeaseExpired, StoreShows, ClaimWon, ClaimLost>;
 
 struct WriteIntent {};
 struct SendPrepare {};
+struct CopyMemory {};                           // Answered by Copied or CopyFailed.
+struct EndCopy {};                              // The instance runs on; what is under way of CopyMemory means nothing more.
 struct StopInstance {};                         // Answered by Captured or CaptureFailed.
 struct SendState {};                            // Answered by StateSent or TargetLost.
 struct SendToken { Token token; };              // Once.
@@ -120,7 +126,7 @@ struct ClaimInStore { model::Epoch epoch; };    // Compare-and-swap: this device
 struct ReleaseInstance {};                      // The target owns: drop the copy, answer with the new place.
 struct DestroyInstance { std::string reason; }; // Neither end owns it: drop the copy.
 
-using Action = std::variant<WriteIntent, SendPrepare, StopInstance, SendState, SendToken, SendAbort, ResumeLocally,
+using Action = std::variant<WriteIntent, SendPrepare, CopyMemory, EndCopy, StopInstance, SendState, SendToken, SendAbort, ResumeLocally,
                             AskTarget, AskStore, ClaimInStore, ReleaseInstance, DestroyInstance>;
 
 }  // namespace source
@@ -185,7 +191,7 @@ class Source {
 enum class TargetPhase : std::uint8_t {
   kIdle,
   kPreparing,   // Loading code, reserving memory.
-  kReady,       // Prepared; the state is awaited.
+  kReady,       // Prepared; pages come, and the state is awaited.
   kRestoring,   // The state is being restored.
   kRestored,    // Ready to run; the token is awaited.
   kConfirming,  // Accepted and running; the store is being asked to confirm.

@@ -193,6 +193,17 @@ class World {
       Target1(target::PrepareReceived{});
     });
   }
+  void Do(const source::CopyMemory&) {
+    coverage["copied while running"]++;
+    SourceLocal([this] {
+      if (plan_.random_faults && Chance(5)) Source1(source::CopyFailed{"does not converge"});
+      else Source1(source::Copied{});
+    });
+  }
+  void Do(const source::EndCopy&) {
+    coverage["copy ended early"]++;
+    EXPECT_EQ(source_copy_, Copy::kRunning) << "nothing was stopped yet";
+  }
   void Do(const source::StopInstance&) {
     SourceLocal([this] {
       if (plan_.random_faults && Chance(5)) return Source1(source::CaptureFailed{"cannot move"});
@@ -373,13 +384,13 @@ class World {
 
 TEST(HandoffSimulation, NeverRunsTwiceAndLosesNothingUnderRandomFaults) {
   coverage.clear();
-  constexpr std::uint64_t kSeeds = 2'500;
+  constexpr std::uint64_t kSeeds = 5'000;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     World(seed, Plan{}).Run();
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
   for (const char* interesting :
-       {"done", "source went on", "source claimed and went on", "loser destroyed its copy", "cancelled", "paused",
+       {"done", "copied while running", "copy ended early", "channel broke while copying", "source went on", "source claimed and went on", "loser destroyed its copy", "cancelled", "paused",
         "lost message", "repeated message", "token for an older boot", "answered: undecided", "answered: not accepted",
         "answered: promised", "answered: accepted", "answered: confirmed", "answered: destroyed",
         "store confirmed nobody", "target crashed while preparing",

@@ -35,7 +35,7 @@ const T* Find(const Actions& actions) {
 Source SourceIn(SourcePhase phase) {
   Source s = MakeSource();
   const source::Event path[] = {source::Start{}, source::IntentWritten{},
-                                source::PrepareReplied{kMigration, true, kBoot, ""}, source::Captured{},
+                                source::PrepareReplied{kMigration, true, kBoot, ""}, source::Copied{}, source::Captured{},
                                 source::StateSent{}, source::CommitReplied{kToken, true, ""}};
   for (const auto& event : path) {
     if (s.phase() == phase) return s;
@@ -58,14 +58,16 @@ Target TargetIn(TargetPhase phase) {
   return t;
 }
 
-constexpr SourcePhase kBeforeToken[] = {SourcePhase::kIntent, SourcePhase::kPreparing, SourcePhase::kStopping,
-                                        SourcePhase::kSending};
+constexpr SourcePhase kBeforeToken[] = {SourcePhase::kIntent, SourcePhase::kPreparing, SourcePhase::kCopying,
+                                        SourcePhase::kStopping, SourcePhase::kSending};
 
 TEST(SourceTest, GoesThroughAllStepsToDone) {
   Source s = MakeSource();
   EXPECT_TRUE(Find<source::WriteIntent>(MustStep(s, source::Start{})));
   EXPECT_TRUE(Find<source::SendPrepare>(MustStep(s, source::IntentWritten{})));
-  EXPECT_TRUE(Find<source::StopInstance>(MustStep(s, source::PrepareReplied{kMigration, true, kBoot, ""})));
+  EXPECT_TRUE(Find<source::CopyMemory>(MustStep(s, source::PrepareReplied{kMigration, true, kBoot, ""})));
+  EXPECT_EQ(PublicPhase(s.phase()), model::MigrationPhase::kCopying);
+  EXPECT_TRUE(Find<source::StopInstance>(MustStep(s, source::Copied{})));
   EXPECT_TRUE(Find<source::SendState>(MustStep(s, source::Captured{})));
   const auto token = MustStep(s, source::StateSent{});
   ASSERT_TRUE(Find<source::SendToken>(token));
@@ -92,6 +94,7 @@ TEST(SourceTest, CanAlwaysGoOnBeforeTheTokenWasSent) {
       const bool stopped = phase == SourcePhase::kStopping || phase == SourcePhase::kSending;
       ASSERT_EQ(Find<source::ResumeLocally>(actions) != nullptr, stopped);
       EXPECT_TRUE(!stopped || Find<source::ResumeLocally>(actions)->epoch == model::Epoch{3});
+      EXPECT_EQ(Find<source::EndCopy>(actions) != nullptr, phase == SourcePhase::kCopying);
       EXPECT_EQ(s.phase() == SourcePhase::kCancelled, std::holds_alternative<source::CancelRequested>(trouble));
     }
   }
@@ -103,6 +106,17 @@ TEST(SourceTest, ARefusalEndsItWithTheReasonAndNothingWasStopped) {
   EXPECT_FALSE(Find<source::ResumeLocally>(actions));
   EXPECT_EQ(s.phase(), SourcePhase::kFailed);
   EXPECT_EQ(s.error(), "csd1 has 3 MiB free, 64 MiB needed");
+}
+
+TEST(SourceTest, ACopyThatDoesNotConvergeEndsItAndTheInstanceNeverStopped) {
+  Source s = SourceIn(SourcePhase::kCopying);
+  const auto actions = MustStep(s, source::CopyFailed{"96 MB are left, 20 ms are allowed"});
+  EXPECT_TRUE(Find<source::EndCopy>(actions));
+  EXPECT_TRUE(Find<source::SendAbort>(actions)) << "the target frees what it prepared";
+  EXPECT_FALSE(Find<source::ResumeLocally>(actions));
+  EXPECT_EQ(s.phase(), SourcePhase::kFailed);
+  EXPECT_EQ(s.error(), "96 MB are left, 20 ms are allowed");
+  EXPECT_TRUE(MustStep(s, source::Copied{}).empty()) << "what was under way means nothing more";
 }
 
 TEST(SourceTest, ACaptureThatFailsResumesTheInstance) {

@@ -21,6 +21,7 @@ std::string_view ToString(SourcePhase phase) {
     case SourcePhase::kPending: return "pending";
     case SourcePhase::kIntent: return "recording the intent";
     case SourcePhase::kPreparing: return "preparing";
+    case SourcePhase::kCopying: return "copying";
     case SourcePhase::kStopping: return "stopping";
     case SourcePhase::kSending: return "sending the state";
     case SourcePhase::kCommitting: return "committing";
@@ -39,6 +40,7 @@ model::MigrationPhase PublicPhase(SourcePhase phase) {
     case SourcePhase::kPending: return MigrationPhase::kPending;
     case SourcePhase::kIntent:
     case SourcePhase::kPreparing: return MigrationPhase::kPreparing;
+    case SourcePhase::kCopying: return MigrationPhase::kCopying;
     case SourcePhase::kStopping: return MigrationPhase::kStopping;
     case SourcePhase::kSending:
     case SourcePhase::kCommitting:
@@ -77,6 +79,17 @@ Result<std::vector<Action>> Source::Step(const Event& event) {
     if (final()) return Actions{};
     if (phase_ != SourcePhase::kIntent) return Unexpected("IntentRefused", phase_);
     return GiveUp(SourcePhase::kFailed, refused->reason);
+  }
+  if (std::holds_alternative<Copied>(event)) {
+    if (final()) return Actions{};
+    if (phase_ != SourcePhase::kCopying) return Unexpected("Copied", phase_);
+    phase_ = SourcePhase::kStopping;
+    return Actions{StopInstance{}};
+  }
+  if (const auto* failed = std::get_if<CopyFailed>(&event)) {
+    if (final()) return Actions{};
+    if (phase_ != SourcePhase::kCopying) return Unexpected("CopyFailed", phase_);
+    return GiveUp(SourcePhase::kFailed, failed->reason);
   }
   if (std::holds_alternative<Captured>(event)) {
     if (phase_ != SourcePhase::kStopping) return Unexpected("Captured", phase_);
@@ -129,8 +142,8 @@ Source::Actions Source::On(const PrepareReplied& event) {
   if (phase_ != SourcePhase::kPreparing || event.migration != options_.migration) return {};
   if (!event.accepted) return GiveUp(SourcePhase::kFailed, event.reason);
   token_ = Token{options_.migration, options_.instance, options_.epoch.Next(), event.target_boot};
-  phase_ = SourcePhase::kStopping;
-  return {StopInstance{}};
+  phase_ = SourcePhase::kCopying;
+  return {CopyMemory{}};
 }
 
 Source::Actions Source::On(const OwnerAnswered& event) {
@@ -238,9 +251,10 @@ Source::Actions Source::GiveUp(SourcePhase end, std::string reason) {
     case SourcePhase::kSending: return GoOn(end, std::move(reason), options_.epoch);
     default: break;
   }
-  const bool tell_target = phase_ == SourcePhase::kPreparing;
+  const bool tell_target = phase_ == SourcePhase::kPreparing, copying = phase_ == SourcePhase::kCopying;
   phase_ = end;
   error_ = std::move(reason);
+  if (copying) return {EndCopy{}, SendAbort{error_}};
   if (tell_target) return {SendAbort{error_}};
   return {};
 }

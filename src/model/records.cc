@@ -160,7 +160,8 @@ std::string DeviceRecord::ToJson() const {
               {"boot_id", boot_id.ToString()},
               {"channel", channel},
               {"url", url},
-              {"emulated", emulated}}
+              {"emulated", emulated},
+              {"page_tracker", page_tracker}}
       .dump();
 }
 
@@ -183,6 +184,7 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
   record.channel = in.Text("channel", true);
   record.url = in.Text("url", true);
   record.emulated = in.Texts("emulated");
+  record.page_tracker = in.Text("page_tracker");
   return in.Finish(std::move(record));
 }
 
@@ -286,6 +288,9 @@ std::string MigrationRecord::ToJson() const {
               {"source_isa", source_isa},
               {"target_isa", target_isa},
               {"requests_held", requests_held},
+              {"tracker", tracker},
+              {"streams", streams},
+              {"slowed", slowed},
               {"error", error}};
   if (max_downtime_ms) object["max_downtime_ms"] = *max_downtime_ms;
   return object.dump();
@@ -331,6 +336,12 @@ Result<MigrationRecord> MigrationRecord::FromJson(std::string_view text) {
   record.source_isa = in.Text("source_isa");
   record.target_isa = in.Text("target_isa");
   record.requests_held = in.Number("requests_held");
+  record.tracker = in.Text("tracker");
+  record.streams = in.Number("streams");
+  if (const json* slowed = in.Find("slowed", false)) {
+    if (slowed->is_number()) record.slowed = slowed->get<double>();
+    else in.Fail("slowed", "must be a number");
+  }
   record.error = in.Text("error");
   return in.Finish(std::move(record));
 }

@@ -49,6 +49,7 @@ struct DeviceRecord {
   std::string channel;                            // "host:port" of its agent channel.
   std::string url;                                // "http://host:port" of its HTTP gateway.
   std::vector<std::string> emulated;              // What of it is emulated, for people.
+  std::string page_tracker;  // How pages that a running guest writes are found here: "userfaultfd", "mprotect", "none".
 
   std::string ToJson() const;
   static Result<DeviceRecord> FromJson(std::string_view json);
@@ -118,6 +119,9 @@ struct MigrationRecord {
   std::uint64_t memory_bytes = 0;
   std::string source_isa, target_isa;
   std::uint64_t requests_held = 0;
+  std::string tracker;       // How the source found written pages; empty: it copied after the stop.
+  std::uint64_t streams = 0; // Page streams.
+  double slowed = 0;         // The largest share of its time that the guest was made to sleep so that the copy converged.
   std::string error;         // Why it Failed or was Cancelled; empty otherwise.
 
   std::string ToJson() const;

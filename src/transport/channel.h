@@ -34,7 +34,6 @@ inline constexpr std::size_t kPayloadBytesMax = 512 << 10;     // Of the payload
 inline constexpr std::size_t kWriteQueueBytesMax = 4 << 20;    // Frames with payload are refused beyond this...
 inline constexpr std::size_t kWriteQueueBytesHard = 16 << 20;  // ...and all beyond this.
 inline constexpr std::size_t kRequestWindowBytes = 256 << 10;  // BodyChunk, ResponseChunk: unacknowledged bytes.
-inline constexpr std::size_t kStreamWindowBytes = 4 << 20;     // StreamChunk: unacknowledged bytes.
 inline constexpr std::size_t kChunkBytes = 64 << 10;           // What senders here put into one chunk.
 inline constexpr std::size_t kCallsMax = 4096;                 // Unanswered calls of one channel.
 

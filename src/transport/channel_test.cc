@@ -5,7 +5,6 @@
 #include <set>
 #include <thread>
 
-#include "transport/bulk_stream.h"
 #include "transport/channel.h"
 #include "transport/channel_handshake.h"
 #include "transport/frame_parser.h"
@@ -167,65 +166,6 @@ TEST_F(ChannelPair, RefusesMoreThanItsQueueHolds) {
   // Control messages still go.
   flatbuffers::FlatBufferBuilder builder;
   EXPECT_TRUE(near_->Tell(builder, wire::CreateStreamAck(builder, 1, 0)).ok());
-}
-
-TEST_F(ChannelPair, StreamsBulkInBoundedMemory) {
-  constexpr std::size_t kTotal = 100 << 20;
-  std::unique_ptr<BulkStreams> far_streams, near_streams;
-  std::uint64_t sum = 0, received = 0;
-  Awaited<Status> stored;
-  Open({.on_frame = [&](const ChannelPtr&, Frame frame) { near_streams->Handle(frame); }},
-       {.on_frame = [&](const ChannelPtr& channel, Frame frame) {
-         if (!far_streams) far_streams = std::make_unique<BulkStreams>(channel);
-         if (const auto* state = frame.as<wire::State>()) {
-           ASSERT_TRUE(far_streams->Receive(state->stream(), kTotal, [&](ByteView bytes) {
-             received += bytes.size();
-             for (const auto b : bytes.first(1)) sum += b;
-             return Status();
-           }, [&](Status status) { stored.Set(status); }).ok());
-           return;
-         }
-         EXPECT_TRUE(far_streams->Handle(frame));
-       }});
-  Awaited<Status> sent;
-  std::size_t queued_most = 0;
-  loop_.Run([&] {
-    near_streams = std::make_unique<BulkStreams>(near_);
-    const auto id = near_streams->Send([&](std::uint64_t offset, std::size_t wanted) -> Result<Bytes> {
-      queued_most = std::max(queued_most, near_->queued_bytes());
-      return Bytes(std::min<std::size_t>(wanted, kTotal - offset), 1);
-    }, [&](Status status) { sent.Set(status); });
-    flatbuffers::FlatBufferBuilder builder;
-    const auto token = wire::CreateTokenDirect(builder, "m", "i", 2, 2);
-    ASSERT_TRUE(near_->Tell(builder, wire::CreateState(builder, token, id, kTotal)).ok());
-  });
-  EXPECT_TRUE(sent.Wait().value().ok());
-  EXPECT_TRUE(stored.Wait().value().ok());
-  EXPECT_EQ(received, kTotal);
-  EXPECT_LE(queued_most, kWriteQueueBytesMax);
-  EXPECT_GE(near_->counters().bytes_sent, kTotal);
-  loop_.Run([&] { near_streams.reset(); far_streams.reset(); });
-}
-
-TEST_F(ChannelPair, AStreamEndsAtBothEndsWhenTheReceiverRefuses) {
-  std::unique_ptr<BulkStreams> far_streams, near_streams;
-  Awaited<Status> sent, stored;
-  Open({.on_frame = [&](const ChannelPtr&, Frame frame) { near_streams->Handle(frame); }},
-       {.on_frame = [&](const ChannelPtr& channel, Frame frame) {
-         if (!far_streams) {
-           far_streams = std::make_unique<BulkStreams>(channel);
-           ASSERT_TRUE(far_streams->Receive(1, 1000, [](ByteView) { return Status(); }, [&](Status status) { stored.Set(status); }).ok());
-         }
-         far_streams->Handle(frame);
-       }});
-  const Bytes bytes(1001);
-  loop_.Run([&] {
-    near_streams = std::make_unique<BulkStreams>(near_);
-    near_streams->Send(bytes, [&](Status status) { sent.Set(status); });
-  });
-  EXPECT_EQ(sent.Wait().value().error().code, ErrorCode::kResourceExhausted);
-  EXPECT_EQ(stored.Wait().value().error().code, ErrorCode::kResourceExhausted);
-  loop_.Run([&] { near_streams.reset(); far_streams.reset(); });
 }
 
 TEST(ChannelConnect, RefusesAnotherToken) {

@@ -25,6 +25,7 @@ bool CopiesFit(const flatbuffers::Vector<flatbuffers::Offset<wire::Header>>* hea
 bool ListsAreSound(const wire::Message& message, CopyBudget copies) {
   if (const auto* open = message.body_as_OpenRequest()) return CopiesFit(open->headers(), copies);
   if (const auto* head = message.body_as_ResponseHead()) return CopiesFit(head->headers(), copies);
+  if (const auto* prepare = message.body_as_Prepare()) return !prepare->memories() || IsAligned(*prepare->memories());
   if (const auto* list = message.body_as_DataListReply()) return !list->sizes() || IsAligned(*list->sizes());
   return true;
 }

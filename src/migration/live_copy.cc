@@ -34,7 +34,7 @@ struct LiveCopy::Copied {
   std::shared_ptr<const runtime::LiveMemory> memory;
   std::unique_ptr<PageTracker> tracker;
   std::vector<std::uint64_t> sent;  // A bit per page that the target may have otherwise than as initial.
-  std::uint64_t announced_bytes = 0;
+  std::uint64_t announced_bytes = 0;  // The target knows an older size from its preparation: a guest may grow meanwhile.
   std::uint64_t harvested_bytes = 0;  // From the base on, at least once.
 
   bool Sent(std::uint64_t page) const { return (sent[page / 64] >> (page % 64) & 1) != 0; }
@@ -98,7 +98,6 @@ LiveCopy::LiveCopy(Options options, std::vector<std::shared_ptr<const runtime::L
     auto copied = std::make_unique<Copied>();
     copied->memory = std::move(memory);
     copied->sent.resize(copied->memory->bytes_max() / kPageBytes / 64 + 1);
-    copied->announced_bytes = copied->memory->bytes();
     memories_.push_back(std::move(copied));
   }
 }
@@ -173,7 +172,8 @@ Status LiveCopy::CopyRounds() {
 // Finds and sends slice by slice, so that a page is watched no longer than it has to be.
 Status LiveCopy::FirstRound(std::uint64_t& pages, std::uint64_t& bytes) {
   std::uint64_t total = 0;
-  for (const auto& copied : memories_) total += copied->harvested_bytes = copied->announced_bytes;
+  for (const auto& copied : memories_) total += copied->harvested_bytes = copied->memory->bytes();
+  GODWIT_TRY(AnnounceSizes());
   const auto copy = [&](std::size_t stream, std::size_t streams, std::uint64_t& pages_here, std::uint64_t& bytes_here) -> Status {
     for (std::uint32_t m = 0; m < memories_.size(); ++m) {
       Copied& copied = *memories_[m];

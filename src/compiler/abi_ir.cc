@@ -128,6 +128,13 @@ llvm::Value* AbiIr::LoadField(llvm::IRBuilderBase& b, llvm::Value* context, llvm
   return b.CreateAlignedLoad(type, FieldAddress(b, context, offset), llvm::Align(4));
 }
 
+llvm::BasicBlock* MakeLeavingBlock(AbiIr& abi, llvm::Function& function, const char* name) {
+  llvm::BasicBlock* block = llvm::BasicBlock::Create(abi.llvm, name, &function);
+  llvm::Type* type = function.getReturnType();
+  llvm::ReturnInst::Create(abi.llvm, type->isVoidTy() ? nullptr : llvm::Constant::getNullValue(type), block);
+  return block;
+}
+
 bool IsFollowedByReturn(const llvm::CallInst& call) {
   auto* ret = llvm::dyn_cast<llvm::ReturnInst>(call.getNextNode());
   return ret && (!ret->getReturnValue() || ret->getReturnValue() == &call);

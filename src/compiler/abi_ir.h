@@ -73,6 +73,8 @@ class AbiIr {
 inline bool IsGuestName(llvm::StringRef name) { return name.starts_with("wasm.") || name.starts_with("tail."); }
 // Whether the call's result, if any, is returned at once.
 bool IsFollowedByReturn(const llvm::CallInst& call);
+// A new block that returns a result which nobody reads: to callers that see for themselves that this was no usual return.
+llvm::BasicBlock* MakeLeavingBlock(AbiIr& abi, llvm::Function& function, const char* name);
 
 std::string GuestName(std::uint32_t index);
 std::string TailName(std::uint32_t index);

@@ -83,16 +83,7 @@ class Lowerer {
 
   // Returns to a caller who will ask too.
   BasicBlock* Leave() {
-    if (!leave_) {
-      leave_ = BasicBlock::Create(abi_.llvm, "thrown", &function_);
-      IRBuilder<> b(leave_);
-      llvm::Type* type = function_.getReturnType();
-      if (type->isVoidTy()) {
-        b.CreateRetVoid();
-      } else {
-        b.CreateRet(llvm::Constant::getNullValue(type));
-      }
-    }
+    if (!leave_) leave_ = MakeLeavingBlock(abi_, function_, "thrown");
     return leave_;
   }
 

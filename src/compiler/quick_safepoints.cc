@@ -133,16 +133,7 @@ class QuickFunction {
   }
 
   BasicBlock* ReturnBlock() {
-    if (!return_) {
-      return_ = BasicBlock::Create(abi_.llvm, "captured", &function_);
-      llvm::Type* type = function_.getReturnType();
-      IRBuilder<> b(return_);
-      if (type->isVoidTy()) {
-        b.CreateRetVoid();
-      } else {
-        b.CreateRet(llvm::Constant::getNullValue(type));
-      }
-    }
+    if (!return_) return_ = MakeLeavingBlock(abi_, function_, "captured");
     return return_;
   }
 

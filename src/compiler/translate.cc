@@ -1,10 +1,8 @@
 #include "compiler/translate.h"
 
-#include <wabt/expr-visitor.h>
-
 #include <optional>
 
-#include "compiler/function_builder.h"
+#include "compiler/translation_stacks.h"
 
 namespace godwit::compiler {
 namespace {
@@ -16,29 +14,10 @@ using wabt::Opcode;
 
 constexpr std::uint8_t kSimdPrefix = 0xfd;
 
-// A construct of structured control flow that a branch can name.
-struct Label {
-  enum class Kind { kFunction, kBlock, kLoop, kIf, kTry } kind;
-  BasicBlock* target = nullptr;     // Where a branch to it goes: the loop's header, else the end.
-  BasicBlock* end = nullptr;        // Where falling out of it goes.
-  BasicBlock* otherwise = nullptr;  // kIf: the else branch, until it is begun.
-  std::vector<PHINode*> target_phis;
-  std::vector<PHINode*> end_phis;   // The construct's results.
-  std::vector<Value*> parameters;   // kIf: needed again by the else branch.
-  std::size_t height = 0;           // Of the value stack below the construct's parameters.
-  bool entered_unreachable = false; // The whole construct is dead code: it is skipped.
-  const wabt::TryExpr* attempt = nullptr;  // kTry.
-  bool in_body = false;                    // kTry: before its first catch.
-  BasicBlock* landing = nullptr;           // kTry: where exceptions of its body arrive, once something may throw one.
-  std::vector<BasicBlock*> handlers;       // kTry: of its catches, if there is a landing.
-  Value* caught_tag = nullptr;             // kTry: of the exception that is being handled,
-  std::vector<Value*> caught;              // and its values: the tag's, or all cells in a catch_all.
-};
-
-class Translator : public wabt::ExprVisitor::DelegateNop {
+class Translator : public wabt::ExprVisitor::DelegateNop, private TranslationStacks {
  public:
   Translator(const wasm::Module& module, const wabt::Func& func, FunctionBuilder& f)
-      : module_(module), func_(func), f_(f), b_(f.b), abi_(f.abi) {}
+      : TranslationStacks(module, func, f) {}
 
   Status Run() {
     DeclareLocals();
@@ -81,85 +60,6 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
       for (wabt::Index i = 0; i < count; ++i) declare(type, nullptr);
     }
   }
-  void Push(Value* value) { stack_.push_back(value); }
-  Value* Pop() {
-    Value* value = stack_.back();
-    stack_.pop_back();
-    return value;
-  }
-  std::vector<Value*> PopMany(std::size_t n) {
-    std::vector<Value*> values(stack_.end() - n, stack_.end());
-    stack_.resize(stack_.size() - n);
-    return values;
-  }
-
-  // --- Reachability: after an unconditional transfer there is no insertion block until the construct ends ---
-  bool Dead() const { return b_.GetInsertBlock() == nullptr; }
-  void BecomeDead() { b_.ClearInsertionPoint(); }
-
-  std::vector<PHINode*> MakePhis(BasicBlock* block, const wabt::TypeVector& types) {
-    llvm::IRBuilder<> at(block);
-    std::vector<PHINode*> phis;
-    for (wabt::Type type : types) phis.push_back(at.CreatePHI(abi_.ValueType(type), 2));
-    return phis;
-  }
-  // Adds the top of the stack as what `phis` get from the present block; does not pop.
-  void FeedPhis(const std::vector<PHINode*>& phis) {
-    for (std::size_t i = 0; i < phis.size(); ++i) {
-      phis[i]->addIncoming(stack_[stack_.size() - phis.size() + i], b_.GetInsertBlock());
-    }
-  }
-
-  Label& BeginLabel(Label::Kind kind, const wabt::Block& block) {
-    const auto& sig = block.decl.sig;
-    Label label;
-    label.kind = kind;
-    label.entered_unreachable = Dead();
-    if (!label.entered_unreachable) {
-      label.height = stack_.size() - sig.param_types.size();
-      label.end = f_.NewBlock("end");
-      label.end_phis = MakePhis(label.end, sig.result_types);
-      label.target = label.end;
-      label.target_phis = label.end_phis;
-    }
-    return labels_.emplace_back(std::move(label));
-  }
-
-  void EndLabel() {
-    Label label = std::move(labels_.back());
-    labels_.pop_back();
-    if (label.entered_unreachable) return;
-    if (!Dead()) {
-      FeedPhis(label.end_phis);
-      b_.CreateBr(label.end);
-    }
-    stack_.resize(label.height);
-    if (label.end->use_empty()) {
-      label.end->eraseFromParent();
-      BecomeDead();
-      return;
-    }
-    b_.SetInsertPoint(label.end);
-    for (PHINode* phi : label.end_phis) Push(phi);
-  }
-
-  void EmitReturn() {
-    llvm::Type* type = f_.function->getReturnType();
-    const std::size_t n = func_.decl.sig.result_types.size();
-    if (n == 0) {
-      b_.CreateRetVoid();
-    } else if (n == 1) {
-      b_.CreateRet(stack_.back());
-    } else {
-      Value* all = llvm::PoisonValue::get(type);
-      for (std::size_t i = 0; i < n; ++i) {
-        all = b_.CreateInsertValue(all, stack_[stack_.size() - n + i], static_cast<unsigned>(i));
-      }
-      b_.CreateRet(all);
-    }
-  }
-
-  Label& Target(wabt::Index depth) { return labels_[labels_.size() - 1 - depth]; }
 
  public:
   // --- Control ---
@@ -284,16 +184,19 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     if (index < module_.ir->num_func_imports) {
       llvm::Function* opaque = abi_.Opaque("gw.tail_host." + std::to_string(index), abi_.GuestType(sig), true);
       opaque->setCallingConv(llvm::CallingConv::Tail);
-      return EmitTailCall(opaque, sig, nullptr);
+      EmitTailCall(opaque, sig, nullptr);
+      return kOk;
     }
-    return EmitTailCall(Callee(index), sig, nullptr);
+    EmitTailCall(Callee(index), sig, nullptr);
+    return kOk;
   }
   R OnReturnCallIndirectExpr(wabt::ReturnCallIndirectExpr* e) override {
     Locate(*e);
     if (Dead()) return kOk;
     llvm::Function* opaque = IndirectCallee("gw.tail_icall.", e->table, e->decl);
     opaque->setCallingConv(llvm::CallingConv::Tail);
-    return EmitTailCall(opaque, e->decl.sig, Pop());
+    EmitTailCall(opaque, e->decl.sig, Pop());
+    return kOk;
   }
 
   // --- Exceptions ---
@@ -644,12 +547,6 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
  private:
   Value* IsTrue(Value* value) { return b_.CreateICmpNE(value, f_.I32(0)); }
 
-  void Branch(wabt::Index depth) {
-    Label& target = Target(depth);
-    FeedPhis(target.target_phis);
-    b_.CreateBr(target.target);
-  }
-
   // A mutable global of another instance: reached through an address that generated code must not keep.
   bool LivesElsewhere(wabt::Index index) const {
     return index < module_.ir->num_global_imports && module_.ir->globals[index]->mutable_;
@@ -657,139 +554,6 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
   llvm::Function* Global(wabt::Index index, const char* access, llvm::FunctionType* type) {
     return abi_.Opaque("gw.global." + std::to_string(index) + "." + access, type);
   }
-  Value* GlobalAddress(wabt::Index index) {
-    return abi_.FieldAddress(b_, f_.context, abi::kGlobalsOffset + std::size_t(index) * abi::kGlobalBytes);
-  }
-
-  // A defined function that makes tail calls is called where its body is.
-  llvm::Function* Callee(wabt::Index index) {
-    llvm::FunctionType* type = abi_.GuestType(module_.ir->funcs[index]->decl.sig);
-    return module_.uses.tail_calls[index] ? abi_.TailFunction(index, type) : abi_.GuestFunction(index, type);
-  }
-  // PREFIX.TABLE.TYPE(context, memory, parameters..., element index)
-  llvm::Function* IndirectCallee(const std::string& prefix, const wabt::Var& table, const wabt::FuncDeclaration& declaration) {
-    llvm::FunctionType* guest = abi_.GuestType(declaration.sig);
-    std::vector<llvm::Type*> types(guest->params().begin(), guest->params().end());
-    types.push_back(abi_.i32);
-    return abi_.Opaque(prefix + std::to_string(table.index()) + "." + std::to_string(module_.ir->GetFuncTypeIndex(declaration)),
-                       llvm::FunctionType::get(guest->getReturnType(), types, false), true);
-  }
-  // Context, memory, the signature's parameters from the stack, and `last`, if any.
-  std::vector<Value*> CallArguments(const wabt::FuncSignature& sig, Value* last) {
-    std::vector<Value*> arguments{f_.context, f_.memory};
-    for (Value* value : PopMany(sig.param_types.size())) arguments.push_back(value);
-    if (last) arguments.push_back(last);
-    return arguments;
-  }
-  // A call whose exceptions arrive at the handler here.
-  llvm::CallBase* CreateCall(llvm::Function* callee, llvm::ArrayRef<Value*> arguments) {
-    BasicBlock* landing = callee->doesNotThrow() ? nullptr : LandingFrom(labels_.size());
-    llvm::CallBase* call;
-    if (landing) {
-      BasicBlock* next = f_.NewBlock("");
-      call = b_.CreateInvoke(callee, next, landing, arguments);
-      b_.SetInsertPoint(next);
-    } else {
-      call = b_.CreateCall(callee, arguments);
-    }
-    call->setCallingConv(callee->getCallingConv());
-    return call;
-  }
-  // Calls with the signature's parameters from the stack (then `last`, if any) and pushes the results.
-  void EmitCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
-    llvm::CallBase* call = CreateCall(callee, CallArguments(sig, last));
-    if (sig.result_types.size() == 1) {
-      Push(call);
-    } else {
-      for (unsigned i = 0; i < sig.result_types.size(); ++i) Push(b_.CreateExtractValue(call, i));
-    }
-  }
-  // A callee of another convention makes no tail calls itself: it is called like any other, and what stays of this
-  // function stays only meanwhile.
-  R EmitTailCall(llvm::Function* callee, const wabt::FuncSignature& sig, Value* last) {
-    llvm::CallInst* call = b_.CreateCall(callee, CallArguments(sig, last));
-    call->setCallingConv(callee->getCallingConv());
-    if (callee->getCallingConv() == llvm::CallingConv::Tail) call->setTailCallKind(llvm::CallInst::TCK_MustTail);
-    if (call->getType()->isVoidTy()) {
-      b_.CreateRetVoid();
-    } else {
-      b_.CreateRet(call);
-    }
-    BecomeDead();
-    return kOk;
-  }
-
-  const wabt::FuncSignature& TagType(wabt::Index tag) const { return module_.ir->tags[tag]->decl.sig; }
-  Value* TagNumber(wabt::Index tag) {
-    llvm::Function* number = abi_.Opaque("gw.tag." + std::to_string(tag), llvm::FunctionType::get(abi_.i32, {abi_.context_ptr}, false));
-    number->setDoesNotAccessMemory();
-    number->setWillReturn();
-    return b_.CreateCall(number, {f_.context});
-  }
-  // How many cells the module's exceptions take; sets their type, which holds any value of them.
-  unsigned ExceptionCells() {
-    std::size_t cells = 0;
-    cell_type_ = abi_.i64;
-    for (const wabt::Tag* tag : module_.ir->tags) {
-      cells = std::max(cells, tag->decl.sig.param_types.size());
-      for (wabt::Type type : tag->decl.sig.param_types) {
-        if (type == wabt::Type::V128) cell_type_ = abi_.v128;
-      }
-    }
-    return static_cast<unsigned>(cells);
-  }
-  Value* CellAddress(unsigned cell) {
-    return GlobalAddress(static_cast<wabt::Index>(module_.ir->globals.size() + cell));
-  }
-  // Volatile: cells do not outlive a stop, so that no call may come between them and the catch or throw, whatever the
-  // optimiser knows of it.
-  Value* LoadCell(unsigned cell, llvm::Type* type) {
-    return b_.CreateAlignedLoad(type, CellAddress(cell), llvm::Align(8), /*isVolatile=*/true);
-  }
-  void StoreCells(const std::vector<Value*>& values) {
-    for (unsigned i = 0; i < values.size(); ++i) b_.CreateAlignedStore(values[i], CellAddress(i), llvm::Align(8), /*isVolatile=*/true);
-  }
-  // Throws what the cells hold, and ends the block.
-  void EmitThrow(Value* tag) {
-    CreateCall(abi_.OpaqueBuiltin(Builtin::kThrow), {f_.context, tag});
-    b_.CreateUnreachable();
-    BecomeDead();
-  }
-  // Where an exception arrives that is thrown inside the innermost `depth` constructs; null: at the caller.
-  BasicBlock* LandingFrom(std::size_t depth) {
-    while (depth-- > 0) {
-      Label& label = labels_[depth];
-      if (label.kind != Label::Kind::kTry || !label.in_body || label.entered_unreachable) continue;
-      if (label.attempt->kind == wabt::TryKind::Delegate) {
-        depth -= label.attempt->delegate_target.index();  // Counted from outside the try.
-      } else if (label.attempt->kind == wabt::TryKind::Catch) {
-        if (!label.landing) label.landing = f_.NewBlock("landing");
-        lands_ = true;
-        return label.landing;
-      }
-    }
-    return nullptr;
-  }
-  // Finds the handler of what arrives at the landing of `label`, which is the innermost one.
-  void EmitLanding(Label& label) {
-    b_.SetInsertPoint(label.landing);
-    llvm::LandingPadInst* pad = b_.CreateLandingPad(llvm::StructType::get(abi_.ptr, abi_.i32), 1);
-    pad->addClause(llvm::ConstantPointerNull::get(abi_.ptr));
-    label.caught_tag = b_.CreateCall(abi_.OpaqueBuiltin(Builtin::kCatch), {f_.context});
-    while (label.handlers.size() < label.attempt->catches.size()) label.handlers.push_back(f_.NewBlock("catch"));
-    for (std::size_t i = 0; i < label.handlers.size(); ++i) {
-      const wabt::Catch& c = label.attempt->catches[i];
-      if (c.IsCatchAll()) {
-        b_.CreateBr(label.handlers[i]);
-        return;
-      }
-      BasicBlock* next = f_.NewBlock("");
-      b_.CreateCondBr(b_.CreateICmpEQ(label.caught_tag, TagNumber(c.var.index())), label.handlers[i], next);
-      b_.SetInsertPoint(next);
-    }
-    EmitThrow(label.caught_tag);  // The cells are as they were thrown.
-  }
-
   // Calls a builtin with immediates first, then `operands` values from the stack.
   R EmitBuiltin(Builtin builtin, std::vector<std::uint32_t> immediates, std::size_t operands, bool result) {
     if (Dead()) return kOk;
@@ -840,16 +604,7 @@ class Translator : public wabt::ExprVisitor::DelegateNop {
     return kOk;
   }
 
-  const wasm::Module& module_;
-  const wabt::Func& func_;
-  FunctionBuilder& f_;
-  llvm::IRBuilder<>& b_;
-  AbiIr& abi_;
   std::vector<llvm::AllocaInst*> locals_;
-  std::vector<Value*> stack_;
-  std::vector<Label> labels_;
-  llvm::Type* cell_type_ = nullptr;  // Of a caught exception's values in a catch_all.
-  bool lands_ = false;               // Some landing was made.
   std::optional<Error> error_;
 };
 

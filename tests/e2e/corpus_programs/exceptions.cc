@@ -117,7 +117,7 @@ static std::string Describe(const std::function<int()>& work) {
 
 static int CompareOrThrow(const void* a, const void* b) {
   const int x = *static_cast<const int*>(a), y = *static_cast<const int*>(b);
-  if (x == 13 && y != 13) throw x;
+  if ((x == 13) != (y == 13)) throw 13;  // However a library's sort pairs them, each is compared with some other.
   return (x > y) - (x < y);
 }
 

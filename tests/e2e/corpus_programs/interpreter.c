@@ -69,28 +69,23 @@ static cell run(const int *code, cell *memory, long limit) {
 int main(int argc, char **argv) {
   int n = argc > 1 ? atoi(argv[1]) : 50;
   static cell memory[1024];
-  // memory[0] counts down from n; memory[1] gathers.
-  const int code[] = {
+  // memory[0] counts down from n; memory[1] gathers; memory[2 + ...] keep the last values.
+  enum { SUBROUTINE = 48, END = 64 };
+  int program[80] = {
       PUSH, n, PUSH, 0, STORE,
-      /* 5 */ PUSH, 0, LOAD, DUP, JZ, 48,
-      PUSH, 12, CALL, 30,
-      /* 15 */ PUSH, 1, LOAD, XOR, PUSH, 1, STORE,
-      PUSH, 0, LOAD, PUSH, 1, SUB, JUMP, 44, 0,
-      0,
+      /* 5 */ PUSH, 0, LOAD, JZ, END,
+      /* 10 */ PUSH, 0, LOAD, PUSH, 12, CALL, SUBROUTINE,
+      /* 17 */ DUP, PUSH, 1, LOAD, XOR, PUSH, 1, STORE,
+      /* 25 */ PUSH, 0, LOAD, PUSH, 1022, MOD, PUSH, 2, ADD, STORE,
+      /* 35 */ PUSH, 0, LOAD, PUSH, 1, SUB, PUSH, 0, STORE,
+      /* 44 */ JUMP, 5,
   };
-  int program[64];
-  memset(program, 0, sizeof program);
-  memcpy(program, code, sizeof code);
-  const int subroutine[] = {OVER, OVER, NATIVE, 0, SWAP, MUL, DUP, PUSH, 17, NATIVE, 1, NATIVE, 2, RET};
-  memcpy(program + 30, subroutine, sizeof subroutine);
-  const int tail[] = {PUSH, 0, STORE, JUMP};
-  memcpy(program + 44, tail, sizeof tail);
-  program[29] = 44;
-  program[48] = 5;
-  program[10] = 50;
+  // (a b -- a ^ text(mix(gcd(a, b) * b)))
+  const int subroutine[] = {OVER, OVER, NATIVE, 0, MUL, DUP, PUSH, 17, NATIVE, 1, NATIVE, 2, XOR, RET};
+  memcpy(program + SUBROUTINE, subroutine, sizeof subroutine);
   const int end[] = {PUSH, 1, LOAD, PRINT, HALT};
-  memcpy(program + 50, end, sizeof end);
-  cell result = run(program, memory, 1000000);
+  memcpy(program + END, end, sizeof end);
+  cell result = run(program, memory, 1000000000);
   printf("\n%lld\n", result);
   unsigned hash = 0;
   for (int i = 0; i < 1024; i++) hash = hash * 31 + (unsigned)memory[i];

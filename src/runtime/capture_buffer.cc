@@ -7,9 +7,13 @@
 
 namespace godwit::runtime {
 
-Result<CaptureBuffer> CaptureBuffer::Create(ByteCount stack) {
+std::uint64_t CaptureBuffer::CapacityFor(ByteCount stack) {
   const std::uint64_t unit = abi::kWasmPageBytes;
-  const std::uint64_t capacity = (stack.value * kCaptureStackFactor + unit - 1) / unit * unit;
+  return (stack.value * kCaptureStackFactor + unit - 1) / unit * unit;
+}
+
+Result<CaptureBuffer> CaptureBuffer::Create(ByteCount stack) {
+  const std::uint64_t capacity = CapacityFor(stack);
   void* base = mmap(nullptr, capacity + kGuardBytes.value, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return ErrnoError("reserving a capture buffer");

@@ -27,11 +27,15 @@ class CaptureBuffer {
   ~CaptureBuffer();
 
   std::uint8_t* base() const { return base_; }
+  // Whether it is what Create would make for a stack of this size.
+  bool Fits(ByteCount stack) const { return base_ != nullptr && capacity_ == CapacityFor(stack); }
   std::uint64_t capacity() const { return capacity_; }
   std::uintptr_t guard() const { return reinterpret_cast<std::uintptr_t>(base_) + capacity_; }
   std::uintptr_t guard_end() const;
 
  private:
+  static std::uint64_t CapacityFor(ByteCount stack);
+
   std::uint8_t* base_ = nullptr;
   std::uint64_t capacity_ = 0;
 };

@@ -16,6 +16,7 @@
 #include "runtime/live_memory.h"
 #include "runtime/memory.h"
 #include "runtime/module.h"
+#include "runtime/recycled.h"
 #include "runtime/trap.h"
 
 namespace godwit::runtime {
@@ -28,21 +29,6 @@ inline constexpr std::string_view kShadowStacksRecord = "godwit:shadow_stacks";
 inline constexpr std::string_view kLinkedRecord = "godwit:linked";
 // Stack of a resumed task, in stacks of Limits::stack.
 inline constexpr std::uint64_t kResumedStackFactor = 4;
-
-// Table elements, reserved up to the table's maximum so that they never move.
-class TableElements {
- public:
-  TableElements() = default;
-  static Result<TableElements> Create(std::uint64_t maximum);
-  TableElements(TableElements&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
-  TableElements& operator=(TableElements&&) = delete;
-  ~TableElements();
-  std::uint32_t* data() const { return data_; }
-
- private:
-  std::uint32_t* data_ = nullptr;
-  std::uint64_t bytes_ = 0;
-};
 
 // What others asked of an instance, or of all that are linked together. kStop in Context::state only mirrors it: others
 // set the bit, the instance's thread clears it.
@@ -72,6 +58,7 @@ struct Task {
   CaptureBuffer capture;
   std::uint64_t frame_bytes = 0;  // Valid when captured.
   std::vector<FrameRun> runs;     // Whose its frames are, in a store; else all are the instance's.
+  bool was_captured = false;      // Ever.
   std::unique_ptr<Fiber> fiber;   // While running or blocked.
   RunningGuest guest{};
   std::optional<Outcome> ended;  // Ended while Capture ran it; the next Run says so.
@@ -190,6 +177,9 @@ class GuestInstance final : public Instance {
   Status CreateMemory(std::uint64_t pages, std::unique_ptr<ArrivingMemory> arrived = nullptr);
   void SleepIfWanted();
   Status CreateTables();
+  Result<LinearMemory> OwnMemory(std::uint64_t pages, std::uint64_t pages_max);
+  void LeaveRemains();
+  void Spare(Task& task);
   void FindShadowStack();
 
   Task* Find(TaskId id);
@@ -236,6 +226,10 @@ class GuestInstance final : public Instance {
   std::vector<std::optional<std::uint64_t>> tables_declared_max_;
   std::vector<fbs::ValueType> table_types_;
   std::vector<TableElements> table_elements_;  // Of its own tables.
+  std::unique_ptr<Remains> remains_;           // Of an earlier instance, as far as they are not taken yet.
+  bool memory_is_initial_ = false;             // Taken over with the data segments in it.
+  CaptureBuffer spare_capture_;                // For the next task.
+  bool instantiated_ = false;
   std::vector<bool> dropped_data_, dropped_elements_;
 
   std::map<TaskId, std::unique_ptr<Task>> tasks_;

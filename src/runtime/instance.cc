@@ -60,7 +60,16 @@ Instance& Instance::Of(abi::Context* context) { return GuestInstance::From(conte
 
 GuestInstance::~GuestInstance() {
   GODWIT_CHECK(own_current_ == nullptr, "an instance was destroyed while its guest runs");
+  for (auto& [id, task] : tasks_) Spare(*task);
+  tasks_.clear();
+  LeaveRemains();
   if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+// Keeps the task's capture buffer for another one, if nothing was ever written to it: frames have gaps, which must not
+// show what somebody else had there.
+void GuestInstance::Spare(Task& task) {
+  if (!task.was_captured && task.phase != Task::Phase::kCaptured) spare_capture_ = std::move(task.capture);
 }
 
 std::optional<std::uint32_t> GuestInstance::start_function() const {
@@ -146,7 +155,12 @@ Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell
     return ResourceExhausted(fmt::format("the instance runs {} calls already, which is its limit", tasks_.size()));
   }
   auto task = std::make_unique<Task>();
-  GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
+  if (remains_ != nullptr && spare_capture_.base() == nullptr) spare_capture_ = std::move(remains_->capture);
+  if (spare_capture_.Fits(limits_.stack)) {
+    task->capture = std::move(spare_capture_);
+  } else {
+    GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
+  }
   GODWIT_ASSIGN(task->slot, ClaimSlot(*task));
   if (tasks_.empty()) ClearInAll(abi::kCancel);  // Meant for a call that has ended since.
   task->id = next_task_++;
@@ -200,6 +214,7 @@ void GuestInstance::Abandon(TaskId id) {
 }
 
 void GuestInstance::SwitchTo(Task& task) {
+  context_->resuming = 0;  // Set where resumed code had no stack left for its first instruction.
   context_->resume_top = task.capture.base() + task.frame_bytes;
   if (store_ != nullptr) {
     store_->SetFramesBase(task.capture.base());
@@ -247,6 +262,7 @@ void GuestInstance::CallGuest(Task& task) {
     const std::uint8_t* top = store_ != nullptr ? store_->EndFrames(task.runs) : context_->capture_top;
     task.frame_bytes = static_cast<std::uint64_t>(top - task.capture.base());
     task.left = Task::Left::kCaptured;
+    task.was_captured = true;
   } else {
     task.left = Task::Left::kReturned;
   }
@@ -331,6 +347,7 @@ Outcome GuestInstance::Finish(Task& task) {
     }
     default: GODWIT_CHECK(false, "a fiber left without saying why");
   }
+  Spare(task);
   tasks_.erase(task.id);
   return outcome;
 }

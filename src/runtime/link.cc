@@ -1,6 +1,5 @@
 // Lays an instance out: links its imports and makes memory, tables and globals as the module declares them.
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 
 #include "runtime/builtins.h"
 #include "runtime/guest_instance.h"
+#include "runtime/pages.h"
 #include "runtime/store.h"
 
 namespace godwit::runtime {
@@ -59,19 +59,6 @@ std::uint32_t Low32(const Cell& cell) {
 
 }  // namespace
 
-Result<TableElements> TableElements::Create(std::uint64_t maximum) {
-  TableElements elements;
-  elements.bytes_ = std::max<std::uint64_t>(maximum * sizeof(std::uint32_t), 1);
-  void* data = mmap(nullptr, elements.bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) return ErrnoError("reserving a table");
-  elements.data_ = static_cast<std::uint32_t*>(data);
-  return elements;
-}
-
-TableElements::~TableElements() {
-  if (data_ != nullptr) munmap(data_, bytes_);
-}
-
 Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const Module> module,
                                                            std::vector<std::shared_ptr<HostModule>> hosts,
                                                            const Limits& limits, GuestStore* store,
@@ -101,6 +88,7 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
   context->function_base = store != nullptr ? store->next_reference() : 1;
   context->signatures = instance->module_->signatures().data();
 
+  if (store == nullptr) instance->remains_ = instance->module_->remains().Take();
   GODWIT_TRY(instance->LinkImports(hosts));
   instance->hosts_ = std::move(hosts);
   instance->LinkTags();
@@ -195,11 +183,17 @@ Status GuestInstance::CreateTables() {
     if (table.minimum() > maximum) {
       return ResourceExhausted(fmt::format("table {} of {} elements is over the limit of {}", i, table.minimum(), maximum));
     }
-    GODWIT_ASSIGN(TableElements elements, TableElements::Create(maximum));
+    const bool taken_over = remains_ != nullptr && i < remains_->tables.size() && remains_->tables[i].Fits(maximum);
+    if (taken_over) {
+      table_elements_.push_back(std::move(remains_->tables[i]));
+    } else {
+      GODWIT_ASSIGN(TableElements made, TableElements::Create(maximum));
+      table_elements_.push_back(std::move(made));
+    }
+    const TableElements& elements = table_elements_.back();
     tables_.push_back({elements.data(), static_cast<std::uint32_t>(table.minimum()), static_cast<std::uint32_t>(maximum)});
     table_types_.push_back(table.element());
     tables_declared_max_.push_back(table.has_maximum() ? std::optional(table.maximum()) : std::nullopt);
-    table_elements_.push_back(std::move(elements));
   }
   return {};
 }
@@ -280,7 +274,7 @@ Status GuestInstance::CreateMemory(std::uint64_t pages, std::unique_ptr<Arriving
       own_memory_ = arrived->Take();
       if (own_memory_.pages() != pages) return Corrupt("snapshot: its memory is smaller than what was sent of it");
     } else {
-      GODWIT_ASSIGN(own_memory_, LinearMemory::Create(pages, MemoryPagesMax(declared, limits_)));
+      GODWIT_ASSIGN(own_memory_, OwnMemory(pages, MemoryPagesMax(declared, limits_)));
     }
   }
   context_->memory = memory_->base();
@@ -318,6 +312,35 @@ Status GuestInstance::CreateMemory(std::uint64_t pages, std::unique_ptr<Arriving
   return {};
 }
 
+// An earlier instance's memory, brought back to the module's initial image, or a new one.
+Result<LinearMemory> GuestInstance::OwnMemory(std::uint64_t pages, std::uint64_t pages_max) {
+  const bool fits = pages * abi::kWasmPageBytes <= kRemainsMemoryMax.value && pages <= pages_max;
+  if (!fits || remains_ == nullptr || remains_->memory.base() == nullptr) return LinearMemory::Create(pages, pages_max);
+  LinearMemory memory = std::move(remains_->memory);
+  if (!memory.Rewind(pages, pages_max)) return LinearMemory::Create(pages, pages_max);
+  RestorePages(memory.base(), memory.bytes(), module_->initial_pages());
+  memory_is_initial_ = true;
+  return memory;
+}
+
+// For the next instance of the module. Only where everything is as a call leaves it: what a trap or an abandoned call
+// left is no different from that.
+void GuestInstance::LeaveRemains() {
+  if (!instantiated_ || store_ != nullptr || !module_->initial_pages_are_fixed() || own_memory_.IsShared() ||
+      own_memory_.bytes() > kRemainsMemoryMax.value) {
+    return;
+  }
+  auto remains = std::make_unique<Remains>();
+  remains->memory = std::move(own_memory_);
+  remains->capture = std::move(spare_capture_);
+  for (std::size_t i = 0; i < table_elements_.size(); ++i) {
+    const abi::Table& table = tables_[tables_.size() - table_elements_.size() + i];
+    std::fill_n(table.elements, table.size, 0u);
+    remains->tables.push_back(std::move(table_elements_[i]));
+  }
+  module_->remains().Give(std::move(remains));
+}
+
 Status GuestInstance::Instantiate() {
   const fbs::Module& description = module_->module();
   const auto* memories = description.memories();
@@ -347,12 +370,13 @@ Status GuestInstance::Instantiate() {
     if (segment.memory() != 0 || !Inside(to, bytes.size(), memory_->bytes())) {
       return InvalidArgument(fmt::format("out of bounds memory access: data segment {} does not fit its memory", i));
     }
-    if (!bytes.empty()) {
+    if (!bytes.empty() && !memory_is_initial_) {
       std::memcpy(memory_->base() + to, bytes.data(), bytes.size());
     }
     DropData(i);
   }
   FindShadowStack();
+  instantiated_ = true;
   return {};
 }
 

@@ -175,6 +175,16 @@ std::uint32_t LinearMemory::Grow(std::uint32_t delta_pages) {
   return old_pages;
 }
 
+bool LinearMemory::Rewind(std::uint64_t pages, std::uint64_t pages_max) {
+  GODWIT_CHECK(!IsShared(), "a memory was rewound under somebody's eyes");
+  const std::uint64_t had = bytes();
+  SetPages(pages);
+  pages_max_ = pages_max;
+  populated_ = std::min(populated_, bytes());
+  MakeInaccessible(base_, bytes(), had);
+  return MakeAccessible(base_, had, bytes());
+}
+
 void LinearMemory::Populate(std::uint64_t offset, std::uint64_t bytes) {
   if (bytes != 0 && offset + bytes > populated_) PopulateZeroed(base_, offset, bytes);
 }

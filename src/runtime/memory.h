@@ -1,8 +1,8 @@
 // One linear memory: a reservation of address space that is larger than any access generated code can make,
 // of which the first `bytes()` are accessible. Bounds checks cost nothing because everything past that faults.
 //
-// Never moves and never shrinks. Used by its instance's thread only, but for what Share gives. Reservations of destroyed
-// memories are pooled: under emulation making one takes a quarter of a second.
+// Never moves, and never shrinks but by Rewind. Used by its instance's thread only, but for what Share gives. Reservations of
+// destroyed memories are pooled: under emulation making one takes a quarter of a second.
 #pragma once
 
 #include <atomic>
@@ -30,7 +30,7 @@ class SharedPages {
   SharedPages& operator=(const SharedPages&) = delete;
 
   std::uint8_t* base() const { return base_; }
-  std::uint64_t bytes() const { return bytes_.load(std::memory_order_acquire); }  // Only grows.
+  std::uint64_t bytes() const { return bytes_.load(std::memory_order_acquire); }  // Only grows while it is shared.
 
  private:
   friend class LinearMemory;
@@ -59,11 +59,15 @@ class LinearMemory {
 
   // The size in pages before growing by `delta_pages`, or ~0u (and nothing changed) past pages_max.
   std::uint32_t Grow(std::uint32_t delta_pages);
+  // For the next instance of the same module: `pages` again, of which what was there before is as it was left; false
+  // (and of no use any more) if it cannot be. Not while others hold what Share gave.
+  bool Rewind(std::uint64_t pages, std::uint64_t pages_max);
   // Makes pages that were not used yet present, in one call of the kernel: a fault a page costs far more.
   // What was in them may be lost.
   void Populate(std::uint64_t offset, std::uint64_t bytes);
   // Null where there is no memory.
   std::shared_ptr<const SharedPages> Share() const { return shared_; }
+  bool IsShared() const { return shared_.use_count() > 1; }
 
  private:
   void SetPages(std::uint64_t pages);

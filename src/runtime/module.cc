@@ -64,6 +64,14 @@ const InitialPages& Module::initial_pages() const {
   return initial_pages_;
 }
 
+bool Module::initial_pages_are_fixed() const {
+  if (module().data() == nullptr) return true;
+  return std::all_of(module().data()->begin(), module().data()->end(), [](const fbs::DataSegment* segment) {
+    return segment->mode() != fbs::SegmentMode::active || segment->offset() == nullptr ||
+           segment->offset()->kind() == fbs::InitKind::constant;
+  });
+}
+
 std::string Module::FunctionName(std::uint32_t function) const {
   const auto* names = module().function_names();
   if (names != nullptr && function < names->size() && names->Get(function)->size() != 0) {

@@ -8,6 +8,7 @@
 
 #include "runtime/image.h"
 #include "runtime/instance.h"
+#include "runtime/recycled.h"
 
 namespace godwit::runtime {
 
@@ -33,6 +34,9 @@ class Module final : public LoadedModule {
   }
   // Built at first use. Any thread.
   const InitialPages& initial_pages() const;
+  // Whether the initial pages are all that data segments make of a memory.
+  bool initial_pages_are_fixed() const;
+  RemainsPool& remains() const { return remains_; }
   // "parse_line", or "func[12]" where the name is unknown.
   std::string FunctionName(std::uint32_t function) const;
   // "func[12] (parse_line)".
@@ -46,6 +50,7 @@ class Module final : public LoadedModule {
   std::vector<std::uint32_t> signatures_;
   mutable std::once_flag initial_once_;
   mutable InitialPages initial_pages_;
+  mutable RemainsPool remains_;
 };
 
 }  // namespace godwit::runtime

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 namespace godwit::runtime {
 namespace {
@@ -99,6 +100,31 @@ std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint6
     }
   }
   return runs;
+}
+
+void RestorePages(std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial) {
+  // Where the system cannot tell, all are looked at. Kept open, since it is asked for every instance; a forked process
+  // has its own.
+  thread_local std::unique_ptr<TouchedPages> touched;
+  thread_local pid_t owner = 0;
+  if (owner != getpid()) {
+    touched = std::make_unique<TouchedPages>();
+    owner = getpid();
+  }
+  thread_local std::vector<std::uint64_t> entries;
+  const std::uint64_t pages = bytes / kPage;
+  entries.resize(std::max<std::size_t>(entries.size(), pages));
+  const bool known = touched->Read(base, pages, entries.data());
+  std::size_t next_initial = 0;
+  for (std::uint64_t number = 0; number < pages; ++number) {
+    std::uint8_t* page = base + number * kPage;
+    if (next_initial < initial.numbers.size() && initial.numbers[next_initial] == number) {
+      const std::uint8_t* want = initial.page(next_initial++);
+      if (std::memcmp(page, want, kPage) != 0) std::memcpy(page, want, kPage);
+    } else if ((!known || TouchedPages::Touched(entries[number])) && !IsZeroPage(page)) {
+      std::memset(page, 0, kPage);
+    }
+  }
 }
 
 }  // namespace godwit::runtime

@@ -12,6 +12,9 @@ namespace godwit::runtime {
 // without looking at them where the system can tell.
 std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial);
 
+// Makes the pages of [base, base + bytes) what they are initially. Only those are written that differ.
+void RestorePages(std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial);
+
 // Whether a page holds only zeros. `page` is aligned to 8 bytes.
 bool IsZeroPage(const std::uint8_t* page);
 

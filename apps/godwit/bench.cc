@@ -151,6 +151,13 @@ void AddBenchCommand(CLI::App& app, Session& session) {
       "Examples:\n"
       "  godwit bench stops\n"
       "  godwit bench stops --only gemm,json --stops 1000 -o json");
+  auto* start = add("start", "From nothing to a guest's first instruction: processes, and instances in a process", BenchStart);
+  start->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
+  start->add_flag("!--no-peers", options->peers, "Leave other engines out");
+  start->footer(
+      "Examples:\n"
+      "  godwit bench start\n"
+      "  godwit bench start --rounds 20 --html start.html");
 }
 
 }  // namespace godwit::cli

@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <string_view>
 
 #include "commands.h"
 
@@ -20,24 +22,24 @@ void AddGlobalFlags(CLI::App& app, Session& session) {
   app.add_flag("-v,--verbose", session.verbose, "Notes and progress even where stderr is no terminal");
 }
 
-void AddCommands(CLI::App& app, Session& session) {
-  AddRunCommand(app, session);
-  AddResumeCommand(app, session);
-  AddBuildCommand(app, session);
-  AddInspectCommand(app, session);
-  AddDoctorCommand(app, session);
-  AddUpCommand(app, session);
-  AddDownCommand(app, session);
-  AddBenchCommand(app, session);
-  AddApplyCommand(app, session);
-  AddDeployCommand(app, session);
-  AddDeleteCommand(app, session);
-  AddGetCommand(app, session);
-  AddDescribeCommand(app, session);
-  AddInvokeCommand(app, session);
-  AddMigrateCommand(app, session);
-  AddLogsCommand(app, session);
-  AddDataCommand(app, session);
+struct Command {
+  std::string_view name;
+  void (*add)(CLI::App& app, Session& session);
+};
+
+constexpr Command kCommands[] = {
+    {"run", AddRunCommand},           {"resume", AddResumeCommand}, {"build", AddBuildCommand},   {"inspect", AddInspectCommand},
+    {"doctor", AddDoctorCommand},     {"up", AddUpCommand},         {"down", AddDownCommand},     {"bench", AddBenchCommand},
+    {"apply", AddApplyCommand},       {"deploy", AddDeployCommand}, {"delete", AddDeleteCommand}, {"get", AddGetCommand},
+    {"describe", AddDescribeCommand}, {"invoke", AddInvokeCommand}, {"migrate", AddMigrateCommand}, {"logs", AddLogsCommand},
+    {"data", AddDataCommand},
+};
+
+// Describing every command to the parser takes longer than loading a program: if the first word names one, that is it.
+void AddCommands(CLI::App& app, Session& session, std::string_view first) {
+  const auto* named = std::find_if(std::begin(kCommands), std::end(kCommands), [&](const Command& c) { return c.name == first; });
+  if (named != std::end(kCommands)) return named->add(app, session);
+  for (const Command& command : kCommands) command.add(app, session);
 }
 
 // `godwit run -- prog ...`: the parser would take the separator for itself, so `run` gets it under another name.
@@ -64,7 +66,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   AddGlobalFlags(app, session);
-  AddCommands(app, session);
+  AddCommands(app, session, argc > 1 ? argv[1] : "");
   try {
     app.parse(ProtectSeparator(argc, argv));
   } catch (const CLI::ParseError& error) {

@@ -7,6 +7,7 @@
 
 #include "runtime/guest_fixture.h"
 #include "runtime/live_memory.h"
+#include "snapshot/snapshot.h"
 
 namespace godwit::runtime {
 namespace {
@@ -88,10 +89,14 @@ TEST(RecycledTest, WhatATrapLeftIsLikeAnyOther) {
 TEST(RecycledTest, ARestoredInstanceFindsOnlyItsSnapshot) {
   auto instance = MustCreate();
   instance->context()->memory[5 * 4096] = 7;
-  auto snapshot = instance->Capture();
-  ASSERT_TRUE(snapshot.ok()) << snapshot.error().message;
+  const auto captured = instance->Capture();
+  ASSERT_TRUE(captured.ok()) << captured.error().message;
+  const auto encoded = snapshot::EncodeToBytes(captured.value());
+  ASSERT_TRUE(encoded.ok());
   std::memset(instance->context()->memory, 0x5a, kInitialBytes);
   instance = nullptr;
+  const auto snapshot = snapshot::Decode(encoded.value());
+  ASSERT_TRUE(snapshot.ok()) << snapshot.error().message;
   auto restored = Instance::Restore(LoadGuest(), {std::make_shared<TestHost>()}, {}, snapshot.value());
   ASSERT_TRUE(restored.ok()) << restored.error().message;
   std::uint8_t* memory = restored.value()->context()->memory;

@@ -50,6 +50,9 @@ class Connection:
             content = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return int(lines[0].split()[1]), headers, content, headers.get("connection", "").lower() != "close"
 
+    def ended(self):
+        return self.reader.at_eof()
+
     def close(self):
         self.writer.close()
 
@@ -73,8 +76,10 @@ class Load:
             self.examples.append(text)
 
     async def call(self, method, target, body=b""):
-        connection = self.idle.pop() if self.idle else None
-        if connection is None:
+        connection = None
+        while self.idle and (connection is None or connection.ended()):  # A server may close what is idle for long.
+            connection = self.idle.pop()
+        if connection is None or connection.ended():
             connection = Connection(*await asyncio.open_connection(self.host, self.port))
         try:
             status, headers, content, keep = await asyncio.wait_for(

@@ -63,12 +63,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   EventLoop& loop() { return loop_; }
   void Start() { ReadHead(); }
-  bool idle() const { return phase_ == Phase::kHead && buffer_.size() == 0; }
+  bool idle() const { return phase_ == Phase::kHead && buffer_.size() == 0 && !parser_->got_some(); }
+  // Has been answered before and asks nothing now. Since when it does.
+  std::optional<Clock::time_point> between_requests() const { return idle() && serial_ != 0 ? std::optional(progress_) : std::nullopt; }
 
   // Closes what has made no progress for too long.
   void Sweep(Clock::time_point now) {
+    const bool between = between_requests().has_value();
+    if (was_between_ && !between) progress_ = now;  // A head begins to come in.
+    was_between_ = between;
     const auto quiet = now - progress_;
-    if (phase_ == Phase::kHead && quiet > server_->options.idle_timeout) return Close();
+    if (phase_ == Phase::kHead && quiet > (between ? server_->options.idle_timeout : server_->options.head_timeout)) return Close();
     if (phase_ == Phase::kLinger && quiet > kLinger) return Close();
     if (phase_ == Phase::kExchange && (reading_ || writing_) && quiet > server_->options.stalled_timeout) return Gone();
   }
@@ -420,6 +425,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::function<void()> on_gone_;
   unsigned version_ = 11;
   bool is_head_ = false, keep_alive_ = true, expects_continue_ = false;
+  bool was_between_ = false;  // When last swept.
   bool begun_ = false, finishing_ = false, chunked_ = false, bodiless_ = false;
   bool reading_ = false, writing_ = false, watching_ = false, flush_posted_ = false;
 };
@@ -487,6 +493,15 @@ void Connection::Hand(std::uint64_t serial, HttpRequest request) {
   if (server_->handler) server_->handler(std::make_shared<Exchange>(shared_from_this(), serial, std::move(request)));
 }
 
+void CloseLongestIdle(ServerState& server) {
+  std::shared_ptr<Connection> longest;
+  for (const auto& connection : server.connections) {
+    const auto since = connection->between_requests();
+    if (since && (!longest || *since < *longest->between_requests())) longest = connection;
+  }
+  if (longest) longest->Close();
+}
+
 void Accept(const std::shared_ptr<ServerState>& server) {
   server->acceptor.async_accept([server](error_code error, tcp::socket socket) {
     if (!server->acceptor.is_open()) return;
@@ -494,6 +509,7 @@ void Accept(const std::shared_ptr<ServerState>& server) {
       server->retry = server->loop.After(std::chrono::milliseconds(100), [server] { Accept(server); });
       return;
     }
+    if (server->connections.size() >= server->options.connections_max) CloseLongestIdle(*server);
     if (server->connections.size() < server->options.connections_max) {
       auto connection = std::make_shared<Connection>(server, std::move(socket));
       server->connections.insert(connection);

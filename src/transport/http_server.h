@@ -72,9 +72,12 @@ class HttpServer {
   struct Options {
     std::string address = "127.0.0.1";
     std::uint16_t port = 0;  // 0: any free one.
-    std::chrono::milliseconds idle_timeout{60'000};    // Between requests, and for a head to come in.
+    std::chrono::milliseconds head_timeout{60'000};     // For a request's head to come in; the first one from the start.
+    // Between requests. Long: a client that reuses a connection just as it is closed here loses a request.
+    std::chrono::milliseconds idle_timeout{15 * 60'000};
     std::chrono::milliseconds stalled_timeout{60'000};  // A read or write that makes no progress at all.
-    std::size_t connections_max = 4096;                 // More are accepted and closed at once.
+    // For one more, that which is between requests for longest is closed; if none is, the new one.
+    std::size_t connections_max = 4096;
   };
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
 

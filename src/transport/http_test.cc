@@ -1,12 +1,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <thread>
 
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
 
 #include "transport/http_client.h"
@@ -189,6 +191,40 @@ TEST_F(HttpTest, RefusesNothingUnderWayWhenDraining) {
   exchange->Respond(200, {}, "");
   EXPECT_EQ(*status.Wait(), 200);
   call.join();
+}
+
+TEST_F(HttpTest, AConnectionMayRestBetweenRequestsForLongerThanAHeadMayTake) {
+  Serve(Echo(), {.head_timeout = 1ms, .idle_timeout = 1h});
+  boost::asio::io_context context;
+  boost::asio::ip::tcp::socket resting(context);
+  resting.connect({boost::asio::ip::make_address("127.0.0.1"), server_->port()});
+  const auto ask = [&] {
+    boost::system::error_code error;
+    boost::asio::write(resting, boost::asio::buffer(std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n")), error);
+    std::string answer;
+    boost::asio::read_until(resting, boost::asio::dynamic_buffer(answer), "\r\n\r\n", error);
+    return answer.substr(0, 12);
+  };
+  ASSERT_EQ(ask(), "HTTP/1.1 200");
+  EXPECT_EQ(Raw(""), "");                       // Returns when the server has closed a connection that never asked,
+  EXPECT_EQ(Raw("GET / HTTP/1.1\r\nHo"), "");   // and one that did not come to an end.
+  EXPECT_EQ(ask(), "HTTP/1.1 200");
+}
+
+TEST_F(HttpTest, ARestingConnectionMakesRoomForANewOneAtTheLimit) {
+  std::promise<ExchangePtr> held;
+  Serve([&](const ExchangePtr& exchange) {
+    if (exchange->request().path() == "/hold") held.set_value(exchange);
+    else Echo()(exchange);
+  }, {.connections_max = 1});
+  auto first = Client(), second = Client();
+  ASSERT_TRUE(first->Call({}).ok());
+  ASSERT_TRUE(second->Call({}).ok());
+  std::thread holds([&] { EXPECT_TRUE(second->Call({.target = "/hold"}).ok()); });
+  const ExchangePtr under_way = held.get_future().get();
+  EXPECT_EQ(Raw("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "");  // The one there is is not resting.
+  under_way->Respond(200, {}, "");
+  holds.join();
 }
 
 TEST_F(HttpTest, NamesAnAddressThatIsTaken) {

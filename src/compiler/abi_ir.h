@@ -2,8 +2,9 @@
 // functions that stand for the runtime until they are lowered (compiler/lower.h).
 //
 // Opaque functions keep code addresses out of the middle end: "gw.trap", "gw.host.N", "gw.icall.TABLE.TYPE",
-// "gw.global.N.get|set", "gw.tag.N", "gw.<builtin>"; "gw.tail_host.N" and "gw.tail_icall.TABLE.TYPE" in tail position;
-// "gw.threw" asks whether the call before it ended in an exception. "isa.swizzle" stands for what each ISA does in its own
+// "gw.global.N.get|set", "gw.tag.N", "gw.table_size.N", "gw.<builtin>"; "gw.tail_host.N" and "gw.tail_icall.TABLE.TYPE" in tail position;
+// "gw.threw" asks whether the call before it ended in an exception; "gw.memory_written" says to the optimiser that a builtin, which
+// is given no pointer to memory, wrote there. "isa.swizzle" stands for what each ISA does in its own
 // instructions. Guest functions are "wasm.N" by module function index; the body of one that makes tail calls is "tail.N",
 // of calling convention tailcc, and "wasm.N" calls that.
 #pragma once

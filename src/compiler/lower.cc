@@ -53,6 +53,12 @@ class Lowerer {
     } else if (name.starts_with("gw.tag.")) {
       call.replaceAllUsesWith(Load32(b, Field(b, context, offsetof(abi::Context, tags)), std::stoul(name.substr(7)) * 4));
       call.eraseFromParent();
+    } else if (name == "gw.memory_written") {
+      call.eraseFromParent();
+    } else if (name.starts_with("gw.table_size.")) {
+      const std::size_t table = std::stoul(name.substr(14)) * sizeof(abi::Table);
+      call.replaceAllUsesWith(Load32(b, Field(b, context, offsetof(abi::Context, tables)), table + offsetof(abi::Table, size)));
+      call.eraseFromParent();
     } else if (name == "gw.threw") {
       llvm::LoadInst* state = b.CreateAlignedLoad(abi_.i32, context, llvm::Align(8));
       state->setVolatile(true);

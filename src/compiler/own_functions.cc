@@ -78,6 +78,7 @@ void DefineSynthetic(const wasm::Module& module, Synthetic which, AbiIr& abi) {
     std::vector<Value*> arguments{f.context, b.CreateAdd(to, offset), copy || init ? b.CreateAdd(second, offset) : second, now};
     if (init) arguments.insert(arguments.begin() + 1, f.function->getArg(5));
     b.CreateCall(chunk, arguments);
+    b.CreateCall(abi.Opaque("gw.memory_written", llvm::FunctionType::get(abi.void_, {abi.memory_ptr}, false)), {f.memory});
     b.CreateCondBr(b.CreateICmpEQ(rest, f.I32(0)), done, latch);
     b.SetInsertPoint(latch);
     b.CreateBr(header);

@@ -416,9 +416,11 @@ class Translator : public wabt::ExprVisitor::DelegateNop, private TranslationSta
   }
   R OnTableSizeExpr(wabt::TableSizeExpr* e) override {
     if (Dead()) return kOk;
-    Value* tables = abi_.LoadField(b_, f_.context, abi_.ptr, offsetof(abi::Context, tables));
-    Value* size = b_.CreateConstGEP1_64(abi_.i8, tables, e->var.index() * sizeof(abi::Table) + offsetof(abi::Table, size));
-    Push(b_.CreateAlignedLoad(abi_.i32, size, llvm::Align(4)));
+    // Opaque: a table's address must not stay in a register, where the code may stop.
+    llvm::Function* size = abi_.Opaque("gw.table_size." + std::to_string(e->var.index()), llvm::FunctionType::get(abi_.i32, {abi_.context_ptr}, false));
+    size->setOnlyReadsMemory();
+    size->setWillReturn();
+    Push(b_.CreateCall(size, {f_.context}));
     return kOk;
   }
   R OnTableGrowExpr(wabt::TableGrowExpr* e) override {

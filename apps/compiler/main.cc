@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "protocol.h"
+#include "sandbox/sandbox.h"
 
 namespace godwit::cli {
 namespace {
@@ -35,6 +36,9 @@ int Run(int argc, char** argv) {
     std::puts(compiler::Fingerprint().c_str());
     return 0;
   }
+  // Modules are strangers': whatever one makes of this process, it is kept here.
+  if (const Status limited = sandbox::LimitCompiler(); !limited.ok()) return Fail(limited.error());
+  if (const auto entered = sandbox::Enter(sandbox::Role::kCompiler); !entered.ok()) return Fail(entered.error());
   if (argc < 6) return Fail(InvalidArgument("godwit-compiler is run by godwit, not by hand"));
   compiler::Options options;
   options.optimisation_level = std::atoi(argv[2]);

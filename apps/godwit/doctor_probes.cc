@@ -19,6 +19,7 @@
 #include <sstream>
 
 #include "compiler_process.h"
+#include "sandbox/sandbox.h"
 
 namespace godwit::cli {
 namespace {
@@ -249,12 +250,20 @@ Probe ProbeCompiler() {
   return probe;
 }
 
+Probe ProbeSeccomp() {
+  Probe probe{"seccomp", sandbox::HasFilters(), "", "keeping processes that run or compile strangers' code from other system calls",
+              "no new privileges, and nothing else"};
+  probe.detail = probe.available ? "filters" : "no filters (as under emulation)";
+  return probe;
+}
+
 }  // namespace
 
 std::vector<Probe> ProbeMachine() {
   return {ProbeUserfaultfd(),       ProbeWriteProtectAsync(), ProbePagemapScan(), ProbeSoftDirty(),
           ProbeIoUring(),           ProbeNetworkNamespaces(), ProbeTrafficControl(), ProbeCgroup(),
-          ProbeRapl(),              ProbeRdma(),              ProbeQemu(),          ProbeCompiler()};
+          ProbeRapl(),              ProbeRdma(),              ProbeQemu(),          ProbeCompiler(),
+          ProbeSeccomp()};
 }
 
 }  // namespace godwit::cli

@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "runtime/instance.h"
 #include "runtime/wasi.h"
+#include "sandbox/sandbox.h"
 #include "snapshot_file.h"
 
 namespace godwit::cli {
@@ -244,6 +245,7 @@ Result<int> RunProgram(std::shared_ptr<const package::Package> package, const sn
   GODWIT_ASSIGN(std::shared_ptr<const LoadedModule> module, LoadedModule::Load(std::move(package)));
   Guest guest(std::move(module), options);
   GODWIT_TRY(guest.Listen());
+  if (const auto entered = sandbox::Enter(sandbox::Role::kRunner); !entered.ok()) return entered.error();
   GODWIT_TRY(from ? guest.Restore(*from) : guest.Begin());
   return guest.Run();
 }

@@ -61,6 +61,7 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
 
 Status RunAgent(const AgentFlags& flags) {
   GODWIT_TRY(BlockSignals(flags.die_with_parent));
+  GODWIT_TRY(EnterSandbox());
   std::string token;
   if (!flags.token_file.empty()) {
     GODWIT_ASSIGN(token, ReadToken(flags.token_file));

@@ -25,6 +25,9 @@ Result<std::string> ReadToken(const std::string& path);
 // SIGTERM, SIGINT and, with `die_with_parent`, the parent's end are waited for by WaitForSignal. To be called before
 // any thread is made.
 Status BlockSignals(bool die_with_parent);
+// Gives up what an agent or a controller does not need, and says in the log whether this system can (sandbox/sandbox.h). To be
+// called before any thread is made.
+Status EnterSandbox();
 // Returns the signal's number.
 int WaitForSignal();
 

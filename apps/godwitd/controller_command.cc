@@ -16,6 +16,7 @@ struct ControllerFlags {
 
 Status RunController(const ControllerFlags& flags) {
   GODWIT_TRY(BlockSignals(flags.die_with_parent));
+  GODWIT_TRY(EnterSandbox());
   GODWIT_ASSIGN(const Endpoint listen, ParseEndpoint(flags.listen));
   control::Controller::Options options;
   options.address = listen.address;

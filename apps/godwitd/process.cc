@@ -6,7 +6,10 @@
 #include <charconv>
 #include <fstream>
 
+#include <spdlog/spdlog.h>
+
 #include "commands.h"
+#include "sandbox/sandbox.h"
 
 namespace godwit::daemon {
 namespace {
@@ -54,6 +57,13 @@ Status BlockSignals(bool die_with_parent) {
   const pid_t parent = getppid();
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return ErrnoError("--die-with-parent");
   if (getppid() != parent) return Aborted("the parent has ended already");
+  return {};
+}
+
+Status EnterSandbox() {
+  GODWIT_ASSIGN(const bool filtered, sandbox::Enter(sandbox::Role::kDaemon));
+  if (filtered) spdlog::info("system calls are filtered");
+  else spdlog::warn("this system has no filters of system calls: the process goes on without");
   return {};
 }
 

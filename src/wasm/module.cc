@@ -135,6 +135,7 @@ Result<Module> Read(ByteView source, std::string_view name) {
     GODWIT_ASSIGN(module.binary, TextToBinary(source, name));
   }
   if (auto framed = CheckSections(module.binary); !framed.ok()) return framed.error().Within(context);
+  if (auto sized = CheckSize(module.binary); !sized.ok()) return sized.error().Within(context);
   Bytes binary_read = module.binary;
   auto element_globals = TakeElementGlobals(binary_read);
   if (!element_globals.ok()) return element_globals.error().Within(context);

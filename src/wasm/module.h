@@ -34,6 +34,8 @@ struct Module {
 // Limits on what is accepted (the Wasm JavaScript API's implementation limits, rounded up where clang needs it).
 inline constexpr std::size_t kModuleBytesMax = 256u << 20;
 inline constexpr std::uint32_t kFunctionsMax = 1'000'000;
+inline constexpr std::uint32_t kTypesMax = 20'000;
+inline constexpr std::uint32_t kNestingMax = 50'000;  // Of blocks, loops, ifs and tries in each other.
 inline constexpr std::uint32_t kLocalsMax = 50'000;
 inline constexpr std::uint32_t kParametersMax = 1'000;
 inline constexpr std::uint32_t kTagParametersMax = 128;

@@ -84,5 +84,62 @@ TEST(ModuleTest, CallsLeadThroughTablesOfFunctions) {
   EXPECT_THAT(Refusal(AsBytes(text)), HasSubstr("not of functions"));
 }
 
+Bytes Leb(std::size_t value) {
+  Bytes bytes;
+  for (; value >= 0x80; value >>= 7) bytes.push_back(static_cast<std::uint8_t>(value | 0x80));
+  bytes.push_back(static_cast<std::uint8_t>(value));
+  return bytes;
+}
+
+Bytes operator+(Bytes a, const Bytes& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+Bytes Section(std::uint8_t id, const Bytes& content) { return Bytes{id} + Leb(content.size()) + content; }
+
+Bytes Times(std::size_t count, const Bytes& bytes) {
+  Bytes all;
+  for (std::size_t i = 0; i < count; ++i) all.insert(all.end(), bytes.begin(), bytes.end());
+  return all;
+}
+
+// "" if accepted.
+std::string TooMuch(const Bytes& binary) {
+  auto module = Read(binary, "m");
+  if (module.ok()) return "";
+  EXPECT_EQ(module.error().code, ErrorCode::kResourceExhausted);
+  return module.error().message;
+}
+
+TEST(ModuleLimitsTest, TypesAreCountedBeforeTheyAreRead) {
+  const auto types = [](std::size_t count) { return Binary({Section(1, Leb(count) + Times(count, {0x60, 0, 0}))}); };
+  EXPECT_EQ(TooMuch(types(kTypesMax)), "");
+  EXPECT_EQ(TooMuch(types(kTypesMax + 1)), "m: more than 20000 types");
+}
+
+TEST(ModuleLimitsTest, ConstructsNestSoDeepAndNoDeeper) {
+  const auto nested = [](std::size_t depth) {
+    const Bytes body = Bytes{0} + Times(depth, {0x02, 0x40}) + Times(depth + 1, {0x0b});
+    return Binary({kTypes, kFunctions, Section(10, Bytes{1} + Leb(body.size()) + body)});
+  };
+  EXPECT_EQ(TooMuch(nested(kNestingMax)), "");
+  EXPECT_EQ(TooMuch(nested(kNestingMax + 1)), "m: more than 50000 constructs in each other");
+}
+
+TEST(ModuleLimitsTest, LocalsAndParametersAreCounted) {
+  const auto locals = [](std::size_t count) {
+    const Bytes body = Bytes{1} + Leb(count) + Bytes{0x7e, 0x0b};
+    return Binary({kTypes, kFunctions, Section(10, Bytes{1} + Leb(body.size()) + body)});
+  };
+  EXPECT_EQ(TooMuch(locals(kLocalsMax)), "");
+  EXPECT_EQ(TooMuch(locals(kLocalsMax + 1)), "m: func[0] has more than 50000 locals");
+  const auto parameters = [](std::size_t count) {
+    return Binary({Section(1, Bytes{1, 0x60} + Leb(count) + Times(count, {0x7f}) + Bytes{0}), kFunctions, {10, 4, 1, 2, 0, 0x0b}});
+  };
+  EXPECT_EQ(TooMuch(parameters(kParametersMax)), "");
+  EXPECT_EQ(TooMuch(parameters(kParametersMax + 1)), "m: func[0] has more than 1000 parameters or results");
+}
+
 }  // namespace
 }  // namespace godwit::wasm

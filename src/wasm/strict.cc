@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "wasm/features.h"
+#include "wasm/module.h"
 
 namespace godwit::wasm {
 namespace {
@@ -33,6 +34,37 @@ Result<std::uint32_t> ReadU32(ByteView bytes, std::size_t& at, std::size_t end) 
   }
   return At(at, "integer representation too long");
 }
+
+// Counts what comes, and ends the reading at what is too much.
+class SizeReader final : public wabt::BinaryReaderNop {
+ public:
+  std::optional<Error> error;
+
+  bool OnError(const wabt::Error&) override { return true; }  // Not to be printed.
+
+  wabt::Result OnTypeCount(wabt::Index count) override { return AtMost(count, kTypesMax, "types"); }
+  wabt::Result OnFunctionCount(wabt::Index count) override { return AtMost(count, kFunctionsMax, "functions"); }
+  wabt::Result BeginFunctionBody(wabt::Index, wabt::Offset) override {
+    depth_ = 0;
+    return wabt::Result::Ok;
+  }
+  wabt::Result OnOpcode(wabt::Opcode opcode) override {
+    switch (opcode) {
+      case wabt::Opcode::Block: case wabt::Opcode::Loop: case wabt::Opcode::If: case wabt::Opcode::Try:
+        return AtMost(++depth_, kNestingMax, "constructs in each other");
+      case wabt::Opcode::End: case wabt::Opcode::Delegate: depth_ -= depth_ != 0; return wabt::Result::Ok;
+      default: return wabt::Result::Ok;
+    }
+  }
+
+ private:
+  wabt::Result AtMost(std::uint32_t count, std::uint32_t most, const char* what) {
+    if (count <= most) return wabt::Result::Ok;
+    if (!error) error = ResourceExhausted("more than " + std::to_string(most) + " " + what);
+    return wabt::Result::Error;
+  }
+  std::uint32_t depth_ = 0;
+};
 
 // Follows the nesting of constructs, in bodies and in constant expressions.
 class NestingReader final : public wabt::BinaryReaderNop {
@@ -130,6 +162,14 @@ Status CheckSections(ByteView binary) {
     at = end;
   }
   return {};
+}
+
+Status CheckSize(ByteView binary) {
+  SizeReader reader;
+  const wabt::ReadBinaryOptions options(SupportedFeatures(), nullptr, /*read_debug_names=*/false,
+                                        /*stop_on_first_error=*/true, /*fail_on_custom_section_error=*/false);
+  (void)wabt::ReadBinary(binary.data(), binary.size(), &reader, options);
+  return reader.error ? Status(*reader.error) : Status();
 }
 
 Status CheckInstructions(ByteView binary) {

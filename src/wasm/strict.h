@@ -10,6 +10,11 @@ namespace godwit::wasm {
 // before libwabt reads the module. kInvalidArgument names the offset.
 Status CheckSections(ByteView binary);
 
+// So many types, functions and constructs in each other that libwabt and LLVM get over them: kTypesMax, kFunctionsMax,
+// kNestingMax (wasm/module.h). To be called before libwabt builds anything of the module; what else is wrong is not noticed.
+// kResourceExhausted.
+Status CheckSize(ByteView binary);
+
 // To be called on what libwabt has read without an error: constructs and constant expressions end where they should, as
 // many data segments come as were announced, call_indirect uses tables of functions. kInvalidArgument.
 Status CheckInstructions(ByteView binary);

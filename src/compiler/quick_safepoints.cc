@@ -67,8 +67,9 @@ class QuickFunction {
       records.safepoints.push_back({site.kind, layout.bytes(), layout.memory_pointers()});
     }
     table_ = MakeTable(frame, records);
-    std::vector<Blocks> blocks;
-    for (std::uint32_t i = 0; i < sites_.size(); ++i) blocks.push_back(InsertCheck(frame, i));
+    std::vector<Blocks> blocks(sites_.size());
+    // The last first: each splits its block, and what comes behind it is moved.
+    for (auto i = static_cast<std::uint32_t>(sites_.size()); i-- > 0;) blocks[i] = InsertCheck(frame, i);
     MakeEntry(frame, start, blocks);
     MakeResume();
     return records;

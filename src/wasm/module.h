@@ -36,6 +36,7 @@ inline constexpr std::size_t kModuleBytesMax = 256u << 20;
 inline constexpr std::uint32_t kFunctionsMax = 1'000'000;
 inline constexpr std::uint32_t kTypesMax = 20'000;
 inline constexpr std::uint32_t kNestingMax = 50'000;  // Of blocks, loops, ifs and tries in each other.
+inline constexpr std::uint32_t kLoopNestingMax = 2'000;  // LLVM notes each block in all loops around it.
 inline constexpr std::uint32_t kLocalsMax = 50'000;
 inline constexpr std::uint32_t kParametersMax = 1'000;
 inline constexpr std::uint32_t kTagParametersMax = 128;

@@ -119,12 +119,15 @@ TEST(ModuleLimitsTest, TypesAreCountedBeforeTheyAreRead) {
 }
 
 TEST(ModuleLimitsTest, ConstructsNestSoDeepAndNoDeeper) {
-  const auto nested = [](std::size_t depth) {
-    const Bytes body = Bytes{0} + Times(depth, {0x02, 0x40}) + Times(depth + 1, {0x0b});
+  const auto nested = [](std::size_t depth, std::uint8_t construct = 0x02) {
+    const Bytes body = Bytes{0} + Times(depth, {construct, 0x40}) + Times(depth + 1, {0x0b});
     return Binary({kTypes, kFunctions, Section(10, Bytes{1} + Leb(body.size()) + body)});
   };
   EXPECT_EQ(TooMuch(nested(kNestingMax)), "");
   EXPECT_EQ(TooMuch(nested(kNestingMax + 1)), "m: more than 50000 constructs in each other");
+  constexpr std::uint8_t kLoop = 0x03;
+  EXPECT_EQ(TooMuch(nested(kLoopNestingMax, kLoop)), "");
+  EXPECT_EQ(TooMuch(nested(kLoopNestingMax + 1, kLoop)), "m: more than 2000 loops in each other");
 }
 
 TEST(ModuleLimitsTest, LocalsAndParametersAreCounted) {

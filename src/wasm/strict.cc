@@ -45,14 +45,22 @@ class SizeReader final : public wabt::BinaryReaderNop {
   wabt::Result OnTypeCount(wabt::Index count) override { return AtMost(count, kTypesMax, "types"); }
   wabt::Result OnFunctionCount(wabt::Index count) override { return AtMost(count, kFunctionsMax, "functions"); }
   wabt::Result BeginFunctionBody(wabt::Index, wabt::Offset) override {
-    depth_ = 0;
+    is_loop_.clear();
+    loops_ = 0;
     return wabt::Result::Ok;
   }
   wabt::Result OnOpcode(wabt::Opcode opcode) override {
     switch (opcode) {
       case wabt::Opcode::Block: case wabt::Opcode::Loop: case wabt::Opcode::If: case wabt::Opcode::Try:
-        return AtMost(++depth_, kNestingMax, "constructs in each other");
-      case wabt::Opcode::End: case wabt::Opcode::Delegate: depth_ -= depth_ != 0; return wabt::Result::Ok;
+        is_loop_.push_back(opcode == wabt::Opcode::Loop);
+        loops_ += is_loop_.back();
+        if (wabt::Failed(AtMost(loops_, kLoopNestingMax, "loops in each other"))) return wabt::Result::Error;
+        return AtMost(static_cast<std::uint32_t>(is_loop_.size()), kNestingMax, "constructs in each other");
+      case wabt::Opcode::End: case wabt::Opcode::Delegate:
+        if (is_loop_.empty()) return wabt::Result::Ok;
+        loops_ -= is_loop_.back();
+        is_loop_.pop_back();
+        return wabt::Result::Ok;
       default: return wabt::Result::Ok;
     }
   }
@@ -63,7 +71,8 @@ class SizeReader final : public wabt::BinaryReaderNop {
     if (!error) error = ResourceExhausted("more than " + std::to_string(most) + " " + what);
     return wabt::Result::Error;
   }
-  std::uint32_t depth_ = 0;
+  std::vector<bool> is_loop_;  // Of the constructs around.
+  std::uint32_t loops_ = 0;    // Of them.
 };
 
 // Follows the nesting of constructs, in bodies and in constant expressions.

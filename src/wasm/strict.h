@@ -11,7 +11,7 @@ namespace godwit::wasm {
 Status CheckSections(ByteView binary);
 
 // So many types, functions and constructs in each other that libwabt and LLVM get over them: kTypesMax, kFunctionsMax,
-// kNestingMax (wasm/module.h). To be called before libwabt builds anything of the module; what else is wrong is not noticed.
+// kNestingMax, kLoopNestingMax (wasm/module.h). To be called before libwabt builds anything of the module; what else is wrong is not noticed.
 // kResourceExhausted.
 Status CheckSize(ByteView binary);
 

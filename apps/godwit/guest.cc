@@ -245,8 +245,9 @@ Result<int> RunProgram(std::shared_ptr<const package::Package> package, const sn
   GODWIT_ASSIGN(std::shared_ptr<const LoadedModule> module, LoadedModule::Load(std::move(package)));
   Guest guest(std::move(module), options);
   GODWIT_TRY(guest.Listen());
-  if (const auto entered = sandbox::Enter(sandbox::Role::kRunner); !entered.ok()) return entered.error();
   GODWIT_TRY(from ? guest.Restore(*from) : guest.Begin());
+  // Before the guest's first instruction, and after listening sockets of the snapshot were made.
+  if (const auto entered = sandbox::Enter(sandbox::Role::kRunner); !entered.ok()) return entered.error();
   return guest.Run();
 }
 

@@ -142,6 +142,16 @@ TEST_F(WasiSocketTest, AConnectionGoesOnInThisProcessAndIsResetElsewhere) {
   EXPECT_EQ(wasi_->Load(*saved).error().code, ErrorCode::kPermissionDenied);
 }
 
+TEST_F(WasiSocketTest, AListenerThatMovedAcceptsWithTheSameRights) {
+  Move(With());
+  const HostFd peer = Connect();
+  const u32 fd = Accept();
+  ASSERT_EQ(Send(fd, {"on"}), Errno::kSuccess);
+  EXPECT_EQ(Hear(peer, 2), "on");
+  ASSERT_EQ(calls().sock_shutdown(guest_, fd, kShutdownWrites), Errno::kSuccess);
+  EXPECT_EQ(Hear(peer, 1), "");
+}
+
 TEST(SocketsTest, ListensAtAsManyAddressesAsTheLimitSays) {
   Sockets sockets;
   for (const char* bad : {"", "8080", ":80", "127.0.0.1:", "127.0.0.1:70000", "nowhere.invalid:1", "[::1:1"}) {

@@ -299,7 +299,7 @@ Status Calls::Load(ByteView unaligned) {
       }
     }
   }
-  std::size_t listed = 0;
+  std::size_t listed = 0, removed_bytes = 0;
   if (saved.descriptors() != nullptr) {
     for (const auto* from : *saved.descriptors()) {
       const std::string where = "WASI state: descriptor " + std::to_string(from->fd());
@@ -336,6 +336,8 @@ Status Calls::Load(ByteView unaligned) {
             const ByteView contents = from->contents() == nullptr || d.kind == Kind::kDirectory
                                           ? ByteView() : ByteView(from->contents()->data(), from->contents()->size());
             if (!copies.Take(contents.size())) return Corrupt(where + ": contents that others share");
+            removed_bytes += contents.size();
+            if (removed_bytes > Wasi::kDetachedBytesMax) return Corrupt(where + ": removed files hold more than a snapshot takes along");
             GODWIT_ASSIGN(d, Remake(state, std::move(d), contents, from->offset()));
           } else {
             GODWIT_ASSIGN(d, Reopen(state, std::move(d), from->offset()));
@@ -345,7 +347,7 @@ Status Calls::Load(ByteView unaligned) {
         if ((from->rights() & ~most) != 0) return Corrupt(where + ": more rights than its kind has");
       }
       d.rights = from->rights();
-      d.inheriting = from->inheriting() & (right::kDirectory | right::kFile);
+      d.inheriting = from->inheriting() & (d.kind == Kind::kListener ? right::kConnection : right::kDirectory | right::kFile);
       d.flags = from->flags();
       if (from->listed()) {
         d.listing.emplace();

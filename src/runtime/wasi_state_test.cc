@@ -163,6 +163,38 @@ TEST_F(WasiStateTest, RemovedFilesTravelUpToTheLimitTogether) {
   EXPECT_EQ(wasi_->Save().error().code, ErrorCode::kFailedPrecondition);
 }
 
+TEST_F(WasiStateTest, RemovedFilesPastTheLimitAreRefusedWhereTheyArrive) {
+  const auto state = [&](std::size_t bytes) {
+    flatbuffers::FlatBufferBuilder builder;
+    std::vector<flatbuffers::Offset<fbs::WasiDescriptor>> descriptors;
+    for (u32 fd = 4; fd < 6; ++fd) {
+      const auto path = builder.CreateString("file");
+      const auto contents = builder.CreateVector(Bytes(fd == 4 ? bytes / 2 : bytes - bytes / 2, 'x'));
+      fbs::WasiDescriptorBuilder descriptor(builder);
+      descriptor.add_fd(fd);
+      descriptor.add_kind(fbs::WasiKind::file);
+      descriptor.add_path(path);
+      descriptor.add_removed(true);
+      descriptor.add_contents(contents);
+      descriptors.push_back(descriptor.Finish());
+    }
+    const auto guest = builder.CreateString("/data"), host = builder.CreateString(data().string());
+    const auto preopens = builder.CreateVector(std::vector{fbs::CreateWasiPreopen(builder, guest, host, false)});
+    const auto list = builder.CreateVector(descriptors);
+    fbs::WasiStateBuilder built(builder);
+    built.add_version(1);
+    built.add_preopens(preopens);
+    built.add_descriptors(list);
+    fbs::FinishWasiStateBuffer(builder, built.Finish());
+    return Bytes(builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize());
+  };
+  Start();
+  const Status taken = wasi_->Load(state(Wasi::kDetachedBytesMax));
+  EXPECT_TRUE(taken.ok()) << taken.error().message;
+  Start();
+  EXPECT_EQ(wasi_->Load(state(Wasi::kDetachedBytesMax + 1)).error().code, ErrorCode::kCorrupt);
+}
+
 TEST_F(WasiStateTest, RenamedFilesAreFoundAgain) {
   std::filesystem::create_directory(data() / "folder");
   const u32 fd = Create("folder/file");

@@ -83,23 +83,33 @@ std::vector<llvm::Value*> Liveness::Sorted(llvm::SmallVectorImpl<unsigned>& numb
   return result;
 }
 
-std::vector<llvm::Value*> Liveness::LiveBefore(llvm::Instruction* at) const {
-  llvm::BasicBlock* block = at->getParent();
-  llvm::SmallVector<unsigned, 32> numbers;
-  const auto& out = live_out_[block_.lookup(block)];
-  numbers.append(out.begin(), out.end());
-  for (llvm::Instruction& user : llvm::make_range(at->getIterator(), block->end())) {
+const std::vector<Liveness::LastUse>& Liveness::LastUses(llvm::BasicBlock* block) const {
+  auto [entry, made] = last_uses_.try_emplace(block);
+  std::vector<LastUse>& uses = entry->second;
+  if (!made) return uses;
+  llvm::DenseMap<unsigned, const llvm::Instruction*> last;
+  for (const llvm::Instruction& user : *block) {
     if (llvm::isa<llvm::PHINode>(user)) continue;
     for (llvm::Value* operand : user.operands()) {
-      if (auto found = number_.find(operand); found != number_.end()) numbers.push_back(found->second);
+      if (auto found = number_.find(operand); found != number_.end()) last[found->second] = &user;
     }
   }
-  // What this block defines at or after `at` is not live before it.
-  llvm::erase_if(numbers, [&](unsigned n) {
-    auto* instruction = llvm::dyn_cast<llvm::Instruction>(values_[n]);
-    return instruction && instruction->getParent() == block && !instruction->comesBefore(at);
-  });
-  return Sorted(numbers);
+  for (unsigned n : live_out_[block_.lookup(block)]) last[n] = nullptr;
+  for (const auto& [number, user] : last) uses.push_back({number, user});
+  llvm::sort(uses, [](const LastUse& a, const LastUse& b) { return a.number < b.number; });
+  return uses;
+}
+
+std::vector<llvm::Value*> Liveness::LiveBefore(llvm::Instruction* at) const {
+  std::vector<llvm::Value*> live;
+  for (const LastUse& use : LastUses(at->getParent())) {
+    if (use.user && use.user->comesBefore(at)) continue;
+    // What this block defines at or after `at` is not live before it.
+    auto* definition = llvm::dyn_cast<llvm::Instruction>(values_[use.number]);
+    if (definition && definition->getParent() == at->getParent() && !definition->comesBefore(at)) continue;
+    live.push_back(values_[use.number]);
+  }
+  return live;
 }
 
 std::vector<llvm::Value*> Liveness::LiveOnEdge(llvm::BasicBlock* from, llvm::BasicBlock* to) const {

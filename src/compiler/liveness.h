@@ -22,6 +22,12 @@ class Liveness {
   std::vector<llvm::Value*> LiveOnEdge(llvm::BasicBlock* from, llvm::BasicBlock* to) const;
 
  private:
+  // A value that a block uses or hands on, and its last user there; null: it is live at the block's end.
+  struct LastUse {
+    unsigned number;
+    const llvm::Instruction* user;
+  };
+  const std::vector<LastUse>& LastUses(llvm::BasicBlock* block) const;
   std::vector<llvm::Value*> Sorted(llvm::SmallVectorImpl<unsigned>& numbers) const;
 
   std::vector<llvm::Value*> values_;
@@ -31,6 +37,7 @@ class Liveness {
   std::vector<llvm::SmallVector<unsigned, 4>> live_in_;
   // Live at the block's end, including what successors' phis take from it.
   std::vector<llvm::SmallVector<unsigned, 4>> live_out_;
+  mutable llvm::DenseMap<llvm::BasicBlock*, std::vector<LastUse>> last_uses_;  // By number; made when first asked for.
 };
 
 }  // namespace godwit::compiler

@@ -85,6 +85,7 @@ flatbuffers::Offset<fbs::Request> PutRequest(Builder& builder, const BundledRequ
   out_request.add_cgi_buffer(cgi);
   out_request.add_answers(answers_offset);
   out_request.add_cpu_ns(exchange.cpu_ns);
+  out_request.add_finished_call(exchange.finished_call);
   return out_request.Finish();
 }
 
@@ -144,6 +145,7 @@ Result<BundledRequest> GetRequest(const fbs::Request& in, std::size_t instances)
   exchange->out_ended = in.out_ended();
   exchange->cgi_buffer = Raw(in.cgi_buffer());
   exchange->cpu_ns = in.cpu_ns();
+  exchange->finished_call = in.finished_call();
   exchange->begun = Clock::now();
   for (unsigned i = 0; in.answers() != nullptr && i < in.answers()->size(); ++i) {
     const fbs::Answer& answer = *in.answers()->Get(i);

@@ -57,11 +57,13 @@ struct Exchange {
 
   // The guest's side.
   runtime::TaskId task = 0;
+  std::chrono::steady_clock::time_point leave_by{};  // Of one that ended while its guest ran: until then it may return by itself.
   std::uint64_t cpu_ns = 0;
   std::chrono::steady_clock::time_point begun{};
   std::chrono::steady_clock::time_point gathering{};  // When the first of the bytes not given to the sink was written.
   std::map<std::uint32_t, std::pair<CallAnswer, std::size_t>> answers;  // And how much of the body was read.
   std::shared_ptr<Waiting<CallAnswer>> call;
+  std::int32_t finished_call = 0;  // Not 0: what a call that was interrupted has come to, for when it is made again.
   std::shared_ptr<Waiting<Bytes>> data;
   std::shared_ptr<Waiting<std::uint64_t>> size;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <condition_variable>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -167,18 +168,23 @@ std::int32_t ResponseWrite(Context* context, std::uint8_t*, std::uint32_t handle
 
 // --- Waiting for the environment ---
 
-// Waits until `slot` (a member of the request) has its result. False: interrupted.
+// kGone: the request has ended meanwhile. Where it is interrupted, a result that may have come is not taken: the guest
+// must not go on.
+enum class Awaited { kReady, kInterrupted, kGone };
+
+// Waits until `waiting`, which the request holds, has its result.
 template <typename T>
-bool Await(Caller& caller, Waiting<T>* waiting) {
+Awaited Await(Caller& caller, std::uint32_t handle, Waiting<T>* waiting) {
   for (;;) {
     {
-      const std::lock_guard lock(waiting->mutex);
-      if (waiting->result) return true;
+      const std::lock_guard lock(caller.requests.mutex());
+      if (caller.Find(handle) == nullptr) return Awaited::kGone;
     }
-    if (caller.instance.Block({}) == Instance::Wait::kInterrupted) {
+    {
       const std::lock_guard lock(waiting->mutex);
-      return waiting->result.has_value();
+      if (waiting->result) return Awaited::kReady;
     }
+    if (caller.instance.Block({}) == Instance::Wait::kInterrupted) return Awaited::kInterrupted;
   }
 }
 
@@ -255,7 +261,7 @@ std::int32_t BeginCall(Caller& caller, std::uint32_t handle, std::string_view se
     const std::lock_guard lock(caller.requests.mutex());
     Exchange* exchange = caller.Find(handle);
     if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
-    if (exchange->call) return 0;
+    if (exchange->call || exchange->finished_call != 0) return 0;
     if (exchange->answers.size() >= kCallsOpenMax) return Negative(ErrorCode::kResourceExhausted);
     const Status status = PrepareCall(caller.requests, *exchange, service, method, target, headers, body, &call);
     if (!status.ok()) {
@@ -272,10 +278,7 @@ std::int32_t BeginCall(Caller& caller, std::uint32_t handle, std::string_view se
 }
 
 // Takes the finished call's answer into the request's table. Its handle, or a negative error.
-std::int32_t EndCall(Caller& caller, std::uint32_t handle) {
-  const std::lock_guard lock(caller.requests.mutex());
-  Exchange* exchange = caller.Find(handle);
-  if (exchange == nullptr || !exchange->call) return Negative(ErrorCode::kNotFound);
+std::int32_t EndCall(Caller& caller, Exchange* exchange) {
   const std::shared_ptr<Waiting<CallAnswer>> waiting = std::move(exchange->call);
   exchange->call = nullptr;
   const std::lock_guard result_lock(waiting->mutex);
@@ -290,25 +293,14 @@ std::int32_t EndCall(Caller& caller, std::uint32_t handle) {
   return static_cast<std::int32_t>(answer);
 }
 
-// An interrupted call that may be made again is given up. False: its effect is unknown, so its answer must come first.
-bool GiveUpCall(Caller& caller, std::uint32_t handle, bool repeatable) {
-  std::shared_ptr<Waiting<CallAnswer>> waiting;
+void GiveUpCall(Waiting<CallAnswer>* waiting) {
   std::shared_ptr<Pending> pending;
-  {
-    const std::lock_guard lock(caller.requests.mutex());
-    Exchange* exchange = caller.Find(handle);
-    if (exchange == nullptr) return true;
-    waiting = exchange->call;
-    if (repeatable) exchange->call = nullptr;
-  }
-  if (!waiting || !repeatable) return !waiting;
   {
     const std::lock_guard lock(waiting->mutex);
     pending = waiting->pending;
     waiting->exchange = nullptr;
   }
   if (pending) pending->Cancel();
-  return true;
 }
 
 // Polls: the answer may come on any thread and nothing else of this instance may run meanwhile.
@@ -337,17 +329,24 @@ std::int32_t Call(Context* context, std::uint8_t*, std::uint32_t handle, std::ui
     const std::lock_guard lock(caller.requests.mutex());
     Exchange* exchange = caller.Find(handle);
     if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
+    if (exchange->finished_call != 0) return std::exchange(exchange->finished_call, 0);
     waiting = exchange->call.get();  // Stays: only this task resets it.
   }
   if (waiting == nullptr) return Negative(ErrorCode::kInternal);
-  if (!Await(caller, waiting)) {
-    if (GiveUpCall(caller, handle, SafeToRepeat(method_text))) {
-      caller.instance.Restart();
-      return 0;
-    }
-    WaitForAnswer(waiting);
+  const Awaited awaited = Await(caller, handle, waiting);
+  const bool again = awaited == Awaited::kInterrupted && SafeToRepeat(method_text);
+  if (again || awaited == Awaited::kGone) GiveUpCall(waiting);
+  // Its effect would be unknown: its answer must come first.
+  if (awaited == Awaited::kInterrupted && !again) WaitForAnswer(waiting);
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (awaited == Awaited::kInterrupted) {
+    if (again && exchange != nullptr) exchange->call = nullptr;
+    if (!again && exchange != nullptr) exchange->finished_call = EndCall(caller, exchange);
+    caller.instance.Restart();
+    return 0;
   }
-  return EndCall(caller, handle);
+  return exchange != nullptr ? EndCall(caller, exchange) : Negative(ErrorCode::kNotFound);
 }
 
 // Runs `use` on the answer; kNotFound if the guest has no such answer.
@@ -439,6 +438,15 @@ void EndQuestion(Caller& caller, std::uint32_t handle, std::shared_ptr<Waiting<T
   if (exchange != nullptr) waiting = std::exchange(exchange->*slot, nullptr);
 }
 
+// It is asked again where it was interrupted.
+template <typename T>
+std::int32_t GiveUpQuestion(Caller& caller, std::uint32_t handle, std::shared_ptr<Waiting<T>> Exchange::*slot, Awaited awaited) {
+  EndQuestion(caller, handle, slot);
+  if (awaited == Awaited::kGone) return Negative(ErrorCode::kNotFound);
+  caller.instance.Restart();
+  return 0;
+}
+
 std::int64_t DatasetSize(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t name, std::uint32_t name_bytes) {
   Caller caller(context);
   std::int32_t error = 0;
@@ -447,11 +455,8 @@ std::int64_t DatasetSize(Context* context, std::uint8_t*, std::uint32_t handle, 
                                   caller.requests.environment().DataSize(caller.requests.asker(), dataset, std::move(done));
                                 });
   if (waiting == nullptr) return error;
-  if (!Await(caller, waiting)) {
-    EndQuestion(caller, handle, &Exchange::size);
-    caller.instance.Restart();
-    return 0;
-  }
+  const Awaited awaited = Await(caller, handle, waiting);
+  if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::size, awaited);
   const std::int64_t size = waiting->result->ok() ? static_cast<std::int64_t>(**waiting->result)
                                                   : Negative(waiting->result->error().code);
   EndQuestion(caller, handle, &Exchange::size);
@@ -470,11 +475,8 @@ std::int32_t DatasetRead(Context* context, std::uint8_t*, std::uint32_t handle, 
                       caller.requests.environment().DataRead(caller.requests.asker(), dataset, offset, capacity, std::move(done));
                     });
   if (waiting == nullptr) return error;
-  if (!Await(caller, waiting)) {
-    EndQuestion(caller, handle, &Exchange::data);
-    caller.instance.Restart();
-    return 0;
-  }
+  const Awaited awaited = Await(caller, handle, waiting);
+  if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::data, awaited);
   std::int32_t result;
   if (waiting->result->ok()) {
     const Bytes& bytes = **waiting->result;

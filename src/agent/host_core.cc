@@ -76,6 +76,8 @@ void HostCore::Fail(Exchange& exchange, Failure failure) {
   if (exchange.sink) exchange.sink->Failed(exchange.request.id, failure);
   exchange.sink = nullptr;
   if (running) {
+    exchange.leave_by = Clock::now() + kLeaveTime;
+    ArmTimer(exchange.leave_by);
     for (const auto& worker : workers) worker->Drop(&exchange);
     exchange.Wake();
   }
@@ -158,7 +160,13 @@ void HostCore::TimerMain() {
       }
     }
     for (const auto& worker : workers) {
-      if (!cpu_limit || paused || worker->running() == nullptr) continue;
+      if (paused || worker->running() == nullptr) continue;
+      if (worker->running()->phase == Phase::kEnded) {
+        if (worker->running()->leave_by <= now) worker->CancelRunning();
+        next = std::min(next, std::max(worker->running()->leave_by, now + kCpuCheckInterval));
+        continue;
+      }
+      if (!cpu_limit) continue;
       next = std::min(next, now + kCpuCheckInterval);
       if (worker->RunningCpu() > *cpu_limit) {
         const auto found = exchanges.find(worker->running()->request.id);

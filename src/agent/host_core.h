@@ -27,6 +27,8 @@ class HostCore final : public GuestRequests {
   std::uint32_t concurrency() const;
   // How often each request's CPU time is looked at, where the manifest limits it.
   static constexpr std::chrono::milliseconds kCpuCheckInterval{20};
+  // For how long a reactor's request that has ended may go on, so that it leaves the memory that it shares in order.
+  static constexpr std::chrono::milliseconds kLeaveTime{100};
 
   // --- The lock is held.
   // Ends the request with `failure`: tells the sink, and its worker to drop it.

@@ -320,7 +320,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
       const Status copied = Copy();
       if (copied.ok()) return Feed(source::Copied{});
       if (copied.error().code == ErrorCode::kFailedPrecondition) return Feed(source::CopyFailed{"the copy does not converge: " + copied.error().message});
-      Feed(source::CopyFailed{"the memory could not be copied: " + copied.error().message});
+      Feed(source::CopyFailed{fmt::format("the memory could not be copied to {}: {}", record_.target.value, copied.error().message)});
     });
   }
   Status Copy() {

@@ -122,10 +122,14 @@ Status Worker::Restore(const snapshot::Snapshot& snapshot, std::vector<std::shar
     exchange->worker = wake_;
     calls_.push_back({exchange->task, std::move(exchange), std::nullopt, true});
   }
-  for (const runtime::TaskId task : tasks) {  // Of requests that had ended.
-    if (std::none_of(calls_.begin(), calls_.end(), [&](const GuestCall& call) { return call.task == task; })) {
-      instance_->Abandon(task);
-    }
+  for (const runtime::TaskId task : tasks) {
+    if (std::any_of(calls_.begin(), calls_.end(), [&](const GuestCall& call) { return call.task == task; })) continue;
+    auto ended = std::make_shared<Exchange>();  // Of a request that ended while its guest ran.
+    ended->phase = Phase::kEnded;
+    ended->task = task;
+    ended->worker = wake_;
+    ended->leave_by = Clock::now() + HostCore::kLeaveTime;
+    calls_.push_back({task, std::move(ended), std::nullopt, true});
   }
   memory_bytes_ = instance_->context()->memory_bytes;
   captured_idle_ = true;
@@ -155,7 +159,7 @@ void Worker::CancelRunning() {
 }
 
 void Worker::Drop(Exchange* exchange) {
-  if (running_ == exchange) instance_->Cancel();
+  if (running_ == exchange && !core_->reactor()) instance_->Cancel();
 }
 
 Exchange* Worker::Find(std::uint32_t handle, runtime::TaskId task) const {
@@ -280,10 +284,12 @@ void Worker::Park(Lock& lock) {
   if (instance_) instance_->WithdrawStop();
 }
 
-// Abandons the calls of requests that have ended.
+// Abandons the calls of requests that have ended. A reactor's get the time to return by themselves: what they have locked,
+// allocated or begun to change is shared with the requests to come.
 bool Worker::DropEnded(Lock& lock) {
   for (std::size_t i = 0; i < calls_.size(); ++i) {
     if (calls_[i].exchange->phase != Phase::kEnded) continue;
+    if (core_->reactor() && Clock::now() < calls_[i].exchange->leave_by) continue;
     GuestCall call = std::move(calls_[i]);
     calls_.erase(calls_.begin() + static_cast<std::ptrdiff_t>(i));
     std::unique_ptr<runtime::Instance> ended;
@@ -399,6 +405,11 @@ void Worker::End(Lock& lock, GuestCall call, Outcome outcome) {
     }
   }
   const bool broken = !std::holds_alternative<runtime::Returned>(outcome);
+  if (core_->reactor() && broken && exchange->phase == Phase::kEnded) {
+    core_->environment().Log(core_->asker(), LogLevel::kWarning,
+                             fmt::format("a request that had ended did not return within {} ms and was stopped where it was",
+                                         HostCore::kLeaveTime.count()));
+  }
   if (core_->reactor() && broken && core_->manifest().state == model::StateClass::kStateless) renew_ = true;
   core_->Retire(exchange);
   if (ended) {
@@ -445,6 +456,7 @@ void Worker::Wait(Lock& lock) {
       fds.push_back(fd);
     }
     if (calls_[i].blocked->deadline) deadline = std::min(deadline, *calls_[i].blocked->deadline);
+    if (calls_[i].exchange->phase == Phase::kEnded) deadline = std::min(deadline, calls_[i].exchange->leave_by);
   }
   int timeout = -1;
   if (deadline != Clock::time_point::max()) {

@@ -31,7 +31,7 @@ class Worker {
   void RequestStop();
   void WithdrawStop();
   void CancelRunning();
-  void Drop(Exchange* exchange);  // Its request has ended: cancel its task.
+  void Drop(Exchange* exchange);  // Its request has ended.
   bool parked() const { return parked_; }
   bool idle() const { return !instance_ && calls_.empty() && !creating_; }
   bool has_instance() const { return instance_ != nullptr && (core_->reactor() || !calls_.empty()); }

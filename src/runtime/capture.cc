@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -77,6 +78,8 @@ Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages) {
     stack.id = id;
     stack.function = task->function;
     stack.shadow_stack_pointer = task->shadow_stack_pointer;
+    stack.shadow_stack = task->shadow_stack;
+    stack.preempted = preempted_ == id;
     if (task->phase == Task::Phase::kCaptured) {
       stack.frames.assign(task->capture.base(), task->capture.base() + task->frame_bytes);
     } else {
@@ -107,11 +110,6 @@ Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages) {
     auto state = host->Save();
     if (!state.ok()) return state.error().Within(host->name());
     snapshot.host_states.push_back({std::string(host->name()), std::move(state).value()});
-  }
-  if (!shadow_tops_.empty()) {
-    Bytes record(shadow_tops_.size() * sizeof(std::uint32_t));
-    std::memcpy(record.data(), shadow_tops_.data(), record.size());
-    snapshot.host_states.push_back({std::string(kShadowStacksRecord), std::move(record)});
   }
   return snapshot;
 }
@@ -227,14 +225,6 @@ Status GuestInstance::LoadTables(const snapshot::Snapshot& snapshot) {
 Status GuestInstance::LoadHostStates(const snapshot::Snapshot& snapshot) {
   for (const snapshot::HostState& state : snapshot.host_states) {
     if (state.module == kLinkedRecord) continue;
-    if (state.module == kShadowStacksRecord) {
-      if (state.bytes.size() % sizeof(std::uint32_t) != 0 || state.bytes.size() / sizeof(std::uint32_t) > limits_.tasks_max) {
-        return BadSnapshot("its record of shadow stacks has a wrong size");
-      }
-      shadow_tops_.resize(state.bytes.size() / sizeof(std::uint32_t));
-      std::memcpy(shadow_tops_.data(), state.bytes.data(), state.bytes.size());
-      continue;
-    }
     HostModule* found = host(state.module);
     if (found == nullptr) {
       return FailedPrecondition(fmt::format("the snapshot holds state of host module '{}', which this instance lacks",
@@ -340,12 +330,17 @@ Status GuestInstance::LoadStack(const snapshot::Stack& stack, std::vector<FrameR
     task->phase = Task::Phase::kCaptured;
   }
   task->shadow_stack_pointer = stack.shadow_stack_pointer;
-  if (shadow_global_) {
-    for (std::size_t i = 0; i < shadow_tops_.size(); ++i) {
-      const std::uint64_t below = std::uint64_t{shadow_tops_[i]} - stack.shadow_stack_pointer;
-      if (below < kShadowStackPages * abi::kWasmPageBytes) task->slot = static_cast<std::uint32_t>(i + 1);
-    }
+  const std::uint64_t stack_begin = ShadowStackBegin(*task);
+  if (stack_begin > memory_->bytes() || stack.shadow_stack.size() > memory_->bytes() - stack_begin) {
+    return BadSnapshot(fmt::format("the C stack of call {} does not fit its memory", stack.id));
   }
+  if (shadow_global_) {
+    task->shadow_stack = stack.shadow_stack;
+  } else if (!stack.shadow_stack.empty()) {  // It is the only call.
+    std::memcpy(memory_->base() + stack_begin, stack.shadow_stack.data(), stack.shadow_stack.size());
+  }
+  if (stack.preempted && std::exchange(preempted_, stack.id)) return BadSnapshot("two calls in the middle of their code");
+  if (task->phase == Task::Phase::kCaptured && task->shadow_stack.empty()) shadow_owner_ = task.get();
   next_task_ = std::max(next_task_, stack.id + 1);
   tasks_.emplace(stack.id, std::move(task));
   return {};

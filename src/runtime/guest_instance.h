@@ -21,11 +21,7 @@
 
 namespace godwit::runtime {
 
-// C shadow stack of each further task of an instance with tasks_max > 1, carved from linear memory.
-inline constexpr std::uint32_t kShadowStackPages = 2;
-// Name of the record in Snapshot::host_states that says where those shadow stacks are.
-inline constexpr std::string_view kShadowStacksRecord = "godwit:shadow_stacks";
-// Likewise of the record, in a linked instance's snapshot, of how it hangs together with the others.
+// Name of the record in Snapshot::host_states of a linked instance: how it hangs together with the others.
 inline constexpr std::string_view kLinkedRecord = "godwit:linked";
 // Stack of a resumed task, in stacks of Limits::stack.
 inline constexpr std::uint64_t kResumedStackFactor = 4;
@@ -70,8 +66,10 @@ struct Task {
   std::uintptr_t trap_pc = 0;
   std::string trap_message;
 
-  std::uint32_t slot = 0;  // Which shadow stack; 0 is the module's own.
+  // Its C stack in linear memory. All tasks have theirs in one place: what they had there when another one took it over
+  // is in `shadow_stack`.
   std::uint32_t shadow_stack_pointer = 0;
+  Bytes shadow_stack;
 };
 
 class GuestStore;
@@ -101,6 +99,7 @@ class GuestInstance final : public Instance {
   Result<Cell> GetGlobal(std::string_view export_name) const override;
   Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) override;
   std::vector<TaskId> tasks() const override;
+  std::optional<TaskId> preempted() const override { return preempted_; }
   Outcome Run(TaskId task) override;
   void Abandon(TaskId task) override;
   void RequestStop() override;
@@ -189,13 +188,16 @@ class GuestInstance final : public Instance {
   std::string TrapMessage(const Task& task, std::string* function) const;
   void SwitchTo(Task& task);
   void SwitchFrom(Task& task);
+  static std::uint64_t ShadowStackBegin(const Task& task);
+  std::span<std::uint8_t> ShadowStack(const Task& task) const;
+  Status PlaceShadowStack(Task& task);
+  void Forget(Task& task);
   void ClearState(std::uint32_t bits) { context_->state.fetch_and(~bits); }
   // Code without safepoints (built to measure) cannot stop: interrupting its host calls would lead nowhere.
   bool StopWanted() const {
     return (stops_->requested.load() || stops_->capturing) && module_->module().safepoints_enabled();
   }
   std::uintptr_t GuestProgramCounter(const void* from) const;
-  Result<std::uint32_t> ClaimSlot(Task& task);
 
   Status CaptureBlockedTasks();
   Status CheckFrames(const snapshot::Stack& stack, const std::vector<FrameRun>& runs) const;
@@ -235,6 +237,7 @@ class GuestInstance final : public Instance {
   std::map<TaskId, std::unique_ptr<Task>> tasks_;
   TaskId next_task_ = 1;
   Task* own_current_ = nullptr;
+  std::optional<TaskId> preempted_;
   bool start_ran_ = false;
   int wake_fd_ = -1;
 
@@ -243,8 +246,8 @@ class GuestInstance final : public Instance {
   std::atomic<std::uint64_t> nap_us_{0};
 
   std::optional<std::uint32_t> shadow_global_;  // Index of __stack_pointer, if tasks_max > 1.
-  std::uint32_t shadow_resting_ = 0;            // Its value when nothing runs on the module's own stack.
-  std::vector<std::uint32_t> shadow_tops_;      // Of slots 1, 2, ...
+  std::uint32_t shadow_resting_ = 0;            // Its value when nothing runs.
+  Task* shadow_owner_ = nullptr;                // Whose C stack is in its place.
 };
 
 }  // namespace godwit::runtime

@@ -161,7 +161,7 @@ Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell
   } else {
     GODWIT_ASSIGN(task->capture, CaptureBuffer::Create(limits_.stack));
   }
-  GODWIT_ASSIGN(task->slot, ClaimSlot(*task));
+  task->shadow_stack_pointer = shadow_resting_;
   if (tasks_.empty()) ClearInAll(abi::kCancel);  // Meant for a call that has ended since.
   task->id = next_task_++;
   task->function = function;
@@ -171,28 +171,6 @@ Result<TaskId> GuestInstance::Start(std::uint32_t function, std::span<const Cell
   const TaskId id = task->id;
   tasks_.emplace(id, std::move(task));
   return id;
-}
-
-// The lowest shadow stack that no task uses; a new one is carved from linear memory at its first use.
-Result<std::uint32_t> GuestInstance::ClaimSlot(Task& task) {
-  if (!shadow_global_) return 0u;
-  std::uint32_t slot = 0;
-  const auto used = [&] {
-    for (const auto& [id, other] : tasks_) {
-      if (other->slot == slot) return true;
-    }
-    return false;
-  };
-  while (used()) ++slot;
-  if (slot > shadow_tops_.size()) {
-    const std::uint32_t old_pages = GrowMemory(0, kShadowStackPages);
-    if (old_pages == ~0u) {
-      return ResourceExhausted("no linear memory left for the stack of another concurrent call; raise limits.memory");
-    }
-    shadow_tops_.push_back(static_cast<std::uint32_t>((old_pages + kShadowStackPages) * abi::kWasmPageBytes - 16));
-  }
-  task.shadow_stack_pointer = slot == 0 ? shadow_resting_ : shadow_tops_[slot - 1];
-  return slot;
 }
 
 std::vector<TaskId> GuestInstance::tasks() const {
@@ -210,7 +188,47 @@ void GuestInstance::Abandon(TaskId id) {
   Task* task = Find(id);
   if (task == nullptr) return;
   GODWIT_CHECK(task != current(), "a running task cannot be abandoned");
-  tasks_.erase(id);
+  Forget(*task);
+}
+
+void GuestInstance::Forget(Task& task) {
+  if (shadow_owner_ == &task) shadow_owner_ = nullptr;
+  if (preempted_ == task.id) preempted_.reset();
+  tasks_.erase(task.id);
+}
+
+// Functions that call no other may use the 128 bytes below the pointer (LLVM's WebAssemblyFrameLowering::RedZoneSize).
+std::uint64_t GuestInstance::ShadowStackBegin(const Task& task) {
+  constexpr std::uint32_t kRedZoneBytes = 128;
+  return task.shadow_stack_pointer - std::min(task.shadow_stack_pointer, kRedZoneBytes);
+}
+
+// The task's C stack, in its place, as far as its pointer makes sense.
+std::span<std::uint8_t> GuestInstance::ShadowStack(const Task& task) const {
+  const std::uint64_t begin = ShadowStackBegin(task), end = std::min<std::uint64_t>(shadow_resting_, memory_->bytes());
+  if (begin >= end) return {};
+  return {memory_->base() + begin, end - begin};
+}
+
+// Gives the task's C stack its place, and keeps what another one has there.
+Status GuestInstance::PlaceShadowStack(Task& task) {
+  if (!shadow_global_ || shadow_owner_ == &task) return {};
+  if (shadow_owner_ != nullptr) {
+    const std::span<std::uint8_t> kept = ShadowStack(*shadow_owner_);
+    std::uint64_t bytes = kept.size();
+    for (const auto& [id, other] : tasks_) bytes += other->shadow_stack.size();
+    if (bytes > limits_.memory_max.value) {
+      return ResourceExhausted(fmt::format("the stacks of {} calls at once would need {} bytes, more than the memory's limit",
+                                           tasks_.size(), bytes));
+    }
+    shadow_owner_->shadow_stack.assign(kept.begin(), kept.end());
+  }
+  if (!task.shadow_stack.empty()) {
+    std::memcpy(memory_->base() + ShadowStackBegin(task), task.shadow_stack.data(), task.shadow_stack.size());
+    task.shadow_stack.clear();
+  }
+  shadow_owner_ = &task;
+  return {};
 }
 
 void GuestInstance::SwitchTo(Task& task) {
@@ -228,6 +246,8 @@ void GuestInstance::SwitchTo(Task& task) {
 void GuestInstance::SwitchFrom(Task& task) {
   if (shadow_global_) {
     std::memcpy(&task.shadow_stack_pointer, global(*shadow_global_), sizeof task.shadow_stack_pointer);
+    // C code that returns has put it back. What has another value then is no stack pointer, and the guest's affair.
+    if (task.left == Task::Left::kReturned) shadow_resting_ = task.shadow_stack_pointer;
     std::memcpy(global(*shadow_global_), &shadow_resting_, sizeof shadow_resting_);
   }
   SetCurrent(nullptr);
@@ -275,8 +295,15 @@ Outcome GuestInstance::Run(TaskId id) {
   Task& task = *found;
   if (task.ended) {
     Outcome outcome = std::move(*task.ended);
-    tasks_.erase(id);
+    Forget(task);
     return outcome;
+  }
+  if (preempted_ == id) preempted_.reset();
+  if (preempted_ && task.phase != Task::Phase::kBlocked) return Captured{};
+  if (const Status placed = PlaceShadowStack(task); !placed.ok()) {
+    Trapped trapped{abi::TrapCode::kHostFailure, module_->FunctionName(task.function), placed.error().message};
+    Forget(task);
+    return trapped;
   }
   std::uint64_t wakes;
   [[maybe_unused]] const auto drained = read(wake_fd_, &wakes, sizeof wakes);
@@ -286,7 +313,7 @@ Outcome GuestInstance::Run(TaskId id) {
     auto stack = GuardedStack::Acquire({limits_.stack.value * factor});
     if (!stack.ok()) {
       Trapped trapped{abi::TrapCode::kHostFailure, module_->FunctionName(task.function), stack.error().message};
-      tasks_.erase(id);
+      Forget(task);
       return trapped;
     }
     task.fiber = std::make_unique<Fiber>(std::move(stack).value(), &GuestInstance::TaskMain, this);
@@ -319,10 +346,12 @@ Outcome GuestInstance::Finish(Task& task) {
     return std::move(task.blocked);
   }
   if (task.guest.overflowed && stops_->every == 0) ClearInAll(abi::kSlow);
+  const bool where_it_blocks = (context_->state.load() & abi::kRestart) != 0;
   ClearInAll(abi::kRestart | abi::kUnwinding | abi::kException);
   task.fiber.reset();
   if (task.left == Task::Left::kCaptured) {
     task.phase = Task::Phase::kCaptured;
+    if (!where_it_blocks && store_ == nullptr) preempted_ = task.id;  // In a store one call runs at a time.
     return Captured{};
   }
   ClearInAll(abi::kCancel);
@@ -348,7 +377,7 @@ Outcome GuestInstance::Finish(Task& task) {
     default: GODWIT_CHECK(false, "a fiber left without saying why");
   }
   Spare(task);
-  tasks_.erase(task.id);
+  Forget(task);
   return outcome;
 }
 
@@ -558,7 +587,7 @@ Instance::Wait GuestInstance::Block(Blocked what) {
   if (context_->state.load() & abi::kCancel) {
     TrapAt(abi::TrapCode::kCancelled, 0);
   }
-  return StopWanted() ? Wait::kInterrupted : Wait::kReady;
+  return StopWanted() || preempted_ ? Wait::kInterrupted : Wait::kReady;
 }
 
 void GuestInstance::Restart() { context_->state.fetch_or(abi::kRestart); }

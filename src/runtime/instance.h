@@ -101,7 +101,12 @@ class Instance {
   virtual Result<TaskId> Start(std::uint32_t function, std::span<const Cell> arguments) = 0;
   virtual std::vector<TaskId> tasks() const = 0;
   // Runs the task until one of Outcome. Returned, Exited and Trapped end the task.
+  //
+  // Tasks take turns where they block: their code expects no other to run anywhere else. While a task is preempted(),
+  // any other one is Captured at once.
   virtual Outcome Run(TaskId task) = 0;
+  // The task that was captured in the middle of its code, not in a host function where it blocked.
+  virtual std::optional<TaskId> preempted() const = 0;
   // Drops a task that is not running; its guest frames are abandoned.
   virtual void Abandon(TaskId task) = 0;
 

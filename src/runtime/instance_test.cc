@@ -459,6 +459,46 @@ TEST_F(InstanceTest, TasksInterleaveWhereTheyBlockEachOnItsOwnStacks) {
   EXPECT_EQ(*stack_pointer, kStackPointer);
 }
 
+TEST_F(InstanceTest, ATaskStoppedInTheMiddleOfItsCodeGoesOnBeforeAnyOther) {
+  Limits limits;
+  limits.tasks_max = 3;
+  instance = MustCreate(limits);
+  const TaskId waits = MustStart(kOnStack, {AsCell(77)});
+  ASSERT_TRUE(std::holds_alternative<Blocked>(instance->Run(waits)));
+  EXPECT_EQ(instance->preempted(), std::nullopt);
+  instance->RequestStop();
+  const TaskId stopped = MustStart(kSum, {AsCell<std::int64_t>(1000)});
+  ASSERT_TRUE(std::holds_alternative<Captured>(instance->Run(stopped)));
+  ASSERT_TRUE(std::holds_alternative<Captured>(instance->Run(waits)));
+  EXPECT_EQ(instance->preempted(), stopped);
+  MoveToNewInstance(limits);
+  EXPECT_EQ(instance->preempted(), stopped);
+  host->ready = true;
+  const TaskId fresh = MustStart(kSum, {AsCell<std::int64_t>(10)});
+  EXPECT_TRUE(std::holds_alternative<Captured>(instance->Run(fresh)));
+  EXPECT_TRUE(std::holds_alternative<Captured>(instance->Run(waits)));
+  EXPECT_EQ(ResultOf<std::int64_t>(instance->Run(stopped)), Sum(1000));
+  EXPECT_EQ(instance->preempted(), std::nullopt);
+  EXPECT_EQ(ResultOf<std::int64_t>(instance->Run(fresh)), Sum(10));
+  EXPECT_EQ(ResultOf<std::int32_t>(instance->Run(waits)), 77);
+}
+
+TEST_F(InstanceTest, ABlockedTaskDoesNotGoOnWhileAnotherIsInTheMiddleOfItsCode) {
+  Limits limits;
+  limits.tasks_max = 2;
+  instance = MustCreate(limits);
+  const TaskId waits = MustStart(kOnStack, {AsCell(77)});
+  ASSERT_TRUE(std::holds_alternative<Blocked>(instance->Run(waits)));
+  instance->RequestStop();
+  const TaskId stopped = MustStart(kSum, {AsCell<std::int64_t>(1000)});
+  ASSERT_TRUE(std::holds_alternative<Captured>(instance->Run(stopped)));
+  instance->WithdrawStop();
+  host->ready = true;
+  EXPECT_TRUE(std::holds_alternative<Captured>(instance->Run(waits)));
+  EXPECT_EQ(ResultOf<std::int64_t>(instance->Run(stopped)), Sum(1000));
+  EXPECT_EQ(ResultOf<std::int32_t>(instance->Run(waits)), 77);
+}
+
 // --- Damaged snapshots ---
 
 class DamagedSnapshotTest : public InstanceTest {
@@ -561,6 +601,20 @@ TEST_F(DamagedSnapshotTest, CallsAreUniqueAndWithinTheLimit) {
   const auto restored = Restored(limits);
   ASSERT_FALSE(restored.ok());
   EXPECT_EQ(restored.error().code, ErrorCode::kCorrupt);
+}
+
+TEST_F(DamagedSnapshotTest, CStacksMustFitTheMemoryAndOneCallAtMostIsInTheMiddleOfItsCode) {
+  Limits limits;
+  limits.tasks_max = 2;
+  snapshot.stacks[0].shadow_stack_pointer = kMemoryPages * 65536 - 100;
+  snapshot.stacks[0].shadow_stack.resize(229);
+  EXPECT_EQ(Restored(limits).error().code, ErrorCode::kCorrupt);
+  snapshot.stacks[0].shadow_stack.resize(228);
+  EXPECT_TRUE(Restored(limits).ok());
+  snapshot.stacks[0].preempted = true;
+  snapshot.stacks.push_back(snapshot.stacks[0]);
+  snapshot.stacks[1].id += 1;
+  EXPECT_EQ(Restored(limits).error().code, ErrorCode::kCorrupt);
 }
 
 }  // namespace

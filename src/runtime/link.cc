@@ -380,7 +380,8 @@ Status GuestInstance::Instantiate() {
   return {};
 }
 
-// Named "__stack_pointer" if the module exports it; else the first mutable i32 global, where clang puts it.
+// Named "__stack_pointer" if the module exports it; else the first mutable i32 global, where clang puts it, if it begins
+// with what may be the end of a stack.
 void GuestInstance::FindShadowStack() {
   if (limits_.tasks_max <= 1 || memory_->base() == nullptr) return;
   const fbs::Module& description = module_->module();
@@ -396,8 +397,11 @@ void GuestInstance::FindShadowStack() {
       shadow_global_ = exported.index();
     }
   }
-  for (std::uint32_t i = 0; !shadow_global_ && i < global_count(); ++i) {
-    if (is_mutable_i32(i)) shadow_global_ = i;
+  for (std::uint32_t i = imported; !shadow_global_ && i < global_count(); ++i) {
+    if (!is_mutable_i32(i)) continue;
+    const std::uint32_t begin = Low32(Evaluate(*description.globals()->Get(i - imported)->init()));
+    if (begin == 0 || begin % 16 != 0 || begin > memory_->bytes()) break;
+    shadow_global_ = i;
   }
   if (shadow_global_) std::memcpy(&shadow_resting_, global(*shadow_global_), sizeof shadow_resting_);
 }

@@ -124,8 +124,8 @@ Errno Calls::random_get(GuestCall& call, u32 buffer, u32 bytes) {
 Errno Calls::sched_yield(GuestCall& call) {
   // A deadline that is now: the owner may run another task of this instance first.
   const auto now = std::chrono::nanoseconds(static_cast<std::int64_t>(options_.clock->Monotonic()));
-  call.Block(Blocked{{}, std::chrono::steady_clock::time_point(now)});
-  return Errno::kSuccess;  // An interruption needs no second call.
+  if (call.Block(Blocked{{}, std::chrono::steady_clock::time_point(now)}) == Instance::Wait::kInterrupted) call.Restart();
+  return Errno::kSuccess;
 }
 
 void Calls::proc_exit(GuestCall& call, u32 code) { call.Exit(code); }

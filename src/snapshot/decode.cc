@@ -93,6 +93,10 @@ class Reader {
       if (frames.size() > kFramesBytesMax) return Bad("a stack of more than 1 GiB");
       if (!copies_.Take(frames.size())) return Bad("stacks share their bytes");
       stack.frames.assign(frames.begin(), frames.end());
+      GODWIT_ASSIGN(const ByteView shadow_stack, View(item->shadow_stack(), kPartAlignment));
+      if (!copies_.Take(shadow_stack.size())) return Bad("stacks share their bytes");
+      stack.shadow_stack.assign(shadow_stack.begin(), shadow_stack.end());
+      stack.preempted = item->preempted();
       s.stacks.push_back(std::move(stack));
     }
     return {};

@@ -54,8 +54,9 @@ Bytes Describe(const Snapshot& s, Placer& placer) {
   std::vector<Offset<fbs::Stack>> stacks;
   for (const Stack& stack : s.stacks) {
     const fbs::Range frames = range(stack.frames, kPartAlignment);
+    const fbs::Range shadow_stack = range(stack.shadow_stack, kPartAlignment);
     stacks.push_back(fbs::CreateStack(b, stack.id, stack.function, stack.shadow_stack_pointer,
-                                      b.CreateVector(stack.arguments), &frames));
+                                      b.CreateVector(stack.arguments), &frames, &shadow_stack, stack.preempted));
   }
   std::vector<Offset<fbs::HostState>> hosts;
   for (const HostState& host : s.host_states) {
@@ -110,7 +111,10 @@ Status CheckLimits(const Snapshot& s) {
   if (s.package_digest.size() > kNameBytesMax) return InvalidArgument("the package digest is too long");
   if (s.stacks.size() > kStacksMax) return over("stacks");
   for (const Stack& stack : s.stacks) {
-    if (stack.frames.size() > kFramesBytesMax || stack.arguments.size() > kArgumentsBytesMax) return over("frames");
+    if (stack.frames.size() > kFramesBytesMax || stack.shadow_stack.size() > kFramesBytesMax ||
+        stack.arguments.size() > kArgumentsBytesMax) {
+      return over("frames");
+    }
   }
   if (s.memories.size() > kMemoriesMax) return over("memories");
   for (const Memory& memory : s.memories) {

@@ -16,7 +16,7 @@
 
 namespace godwit::snapshot {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;
 inline constexpr std::uint64_t kPageBytes = 4096;  // Unit of page runs, whatever the device's page size.
 
 // One guest stack: the call that was running and its frames, innermost first, as package/native_abi.h lays
@@ -27,6 +27,9 @@ struct Stack {
   std::vector<std::uint8_t> arguments;  // 16 bytes a parameter; used only if `frames` is empty.
   std::uint32_t shadow_stack_pointer = 0;  // Value of __stack_pointer for this stack (concurrency > 1).
   Bytes frames;
+  // What linear memory has from 128 bytes below the stack pointer on while this call runs. Empty: it is there.
+  Bytes shadow_stack;
+  bool preempted = false;  // Stopped in the middle of its code: it goes on before any other. One at most.
 };
 
 // Pages [first_page, first_page + bytes.size() / kPageBytes) of a memory. Pages in no run are as the package's

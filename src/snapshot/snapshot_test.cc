@@ -30,8 +30,8 @@ Sample SmallSample() {
   Sample s;
   s.snapshot.package_digest = "sha256:package";
   s.snapshot.ir_hash = Bytes(32, 0xab);
-  s.snapshot.stacks.push_back({1, 7, {}, 4096, {1, 2, 3, 4, 5, 6, 7, 8}});
-  s.snapshot.stacks.push_back({2, 8, Bytes(16, 9), 0, {}});
+  s.snapshot.stacks.push_back({1, 7, {}, 4096, {1, 2, 3, 4, 5, 6, 7, 8}, Bytes(144, 0x55), true});
+  s.snapshot.stacks.push_back({2, 8, Bytes(16, 9), 0, {}, {}, false});
   s.snapshot.memories.push_back({2, {{0, s.Keep(Bytes(4096, 0x11))}, {30, s.Keep(Bytes(8192, 0x22))}}});
   s.snapshot.globals.push_back({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16});
   s.snapshot.tables.push_back({{0, 1, 2}});
@@ -55,7 +55,7 @@ Sample RandomSample(std::mt19937_64& random) {
   s.snapshot.ir_hash = bytes(32);
   for (std::uint64_t i = upto(3); i > 0; --i) {
     s.snapshot.stacks.push_back({random(), static_cast<std::uint32_t>(random()), bytes(16 * upto(4)),
-                                 static_cast<std::uint32_t>(random()), bytes(upto(300))});
+                                 static_cast<std::uint32_t>(random()), bytes(upto(300)), bytes(upto(300)), upto(1) != 0});
   }
   if (upto(3) != 0) {
     Memory memory{upto(20), {}};
@@ -92,6 +92,8 @@ void ExpectEqual(const Snapshot& a, const Snapshot& b) {
     EXPECT_EQ(a.stacks[i].arguments, b.stacks[i].arguments);
     EXPECT_EQ(a.stacks[i].shadow_stack_pointer, b.stacks[i].shadow_stack_pointer);
     EXPECT_EQ(a.stacks[i].frames, b.stacks[i].frames);
+    EXPECT_EQ(a.stacks[i].shadow_stack, b.stacks[i].shadow_stack);
+    EXPECT_EQ(a.stacks[i].preempted, b.stacks[i].preempted);
   }
   ASSERT_EQ(a.memories.size(), b.memories.size());
   for (std::size_t i = 0; i < a.memories.size(); ++i) {
@@ -211,8 +213,8 @@ TEST(SnapshotTest, AForeignFileIsNamedAsSuch) {
 
 TEST(SnapshotTest, AnotherVersionIsRefused) {
   Bytes encoded = MustEncode(SmallSample().snapshot);
-  encoded[8] = 2;
-  ExpectRefused(encoded, ErrorCode::kUnsupported, "version 2");
+  encoded[8] = 1;
+  ExpectRefused(encoded, ErrorCode::kUnsupported, "version 1");
 }
 
 TEST(SnapshotTest, AnAppendedByteIsRefused) {
@@ -310,11 +312,11 @@ TEST(SnapshotTest, ASinksErrorEndsTheEncoding) {
   EXPECT_EQ(calls, 3);
 }
 
-// The golden file holds SmallSample() as format version 1 wrote it; docs/formats/snapshot.md walks through it.
-TEST(SnapshotTest, TheGoldenFileOfVersion1IsStillRead) {
+// The golden file holds SmallSample() as format version 2 wrote it; docs/formats/snapshot.md walks through it.
+TEST(SnapshotTest, TheGoldenFileOfVersion2IsStillRead) {
   const char* source = std::getenv("GODWIT_SOURCE_DIR");
   if (!source) GTEST_SKIP() << "GODWIT_SOURCE_DIR is not set";
-  std::ifstream in(std::string(source) + "/src/snapshot/testdata/v1.snapshot", std::ios::binary);
+  std::ifstream in(std::string(source) + "/src/snapshot/testdata/v2.snapshot", std::ios::binary);
   ASSERT_TRUE(in.good());
   const std::string text((std::istreambuf_iterator<char>(in)), {});
   const Bytes golden(text.begin(), text.end());

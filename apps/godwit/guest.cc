@@ -14,6 +14,7 @@
 #include "commands.h"
 #include "runtime/instance.h"
 #include "runtime/wasi.h"
+#include "package/signature.h"
 #include "sandbox/sandbox.h"
 #include "snapshot_file.h"
 
@@ -226,6 +227,8 @@ void AddRunFlags(CLI::App& command, RunOptions& options, bool& no_package) {
   command.add_option("--stop-after", options.stop_after_ms, "Stop after this much run time and write --snapshot")
       ->type_name("MS");
   command.add_option("--snapshot", options.snapshot, "File for the snapshot of --stop-after")->type_name("FILE");
+  command.add_option("--trust-keys", options.trust_keys, "PEM file of public keys: refuse a package that none of them signed")
+      ->type_name("FILE");
   command.add_flag("--no-package", no_package, "Leave the package out of the snapshot");
 }
 
@@ -240,6 +243,10 @@ Result<int> RunProgram(std::shared_ptr<const package::Package> package, const sn
                        const RunOptions& options) {
   if ((options.stop_after_ms || options.stress_every != 0) && !package->module().safepoints_enabled()) {
     return FailedPrecondition("the package was built with --no-safepoints: it cannot be stopped");
+  }
+  if (!options.trust_keys.empty()) {
+    GODWIT_ASSIGN(const auto trusted, package::TrustedKeys::Load(options.trust_keys));
+    GODWIT_TRY(trusted.Check(*package));
   }
   std::signal(SIGPIPE, SIG_IGN);  // The guest gets EPIPE.
   GODWIT_ASSIGN(std::shared_ptr<const LoadedModule> module, LoadedModule::Load(std::move(package)));

@@ -29,6 +29,7 @@ struct RunOptions {
   std::optional<std::uint64_t> stop_after_ms;
   std::string snapshot;                  // Where the stopped program goes.
   bool carry_package = true;
+  std::string trust_keys;                // File of package/signature.h's public keys; empty: signatures do not matter.
   std::uint64_t stress_every = 0;        // 0: off
 };
 

@@ -35,6 +35,7 @@ Json DescribePackage(const package::Package& package) {
                {"functions", module.functions()->size() - 1},
                {"safepoints", module.safepoints()->size()}};
   json["images"] = Json::array();
+  if (!package.signer().empty()) json["signed_by_key"] = package.signer();
   for (const package::Isa isa : package.isas()) {
     const Result<package::Blob> image = package.image(isa);
     if (!image.ok()) continue;

@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "gateway/gateway.h"
 #include "model/manifest.h"
+#include "package/signature.h"
 #include "service_calls.h"
 
 namespace godwit::daemon {
@@ -14,7 +15,7 @@ namespace {
 
 struct AgentFlags {
   std::string name, device_class = "host", join, listen_http = "127.0.0.1:0", listen_channel = "127.0.0.1:0", advertise,
-              data = "godwit-agent", token_file, memory = "1Gi";
+              data = "godwit-agent", token_file, trust_keys, memory = "1Gi";
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0;
@@ -52,6 +53,10 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   options.controller = flags.join;
   options.token = token;
   options.data = flags.data;
+  if (!flags.trust_keys.empty()) {
+    GODWIT_ASSIGN(auto trusted, package::TrustedKeys::Load(flags.trust_keys));
+    options.trusted = std::make_shared<const package::TrustedKeys>(std::move(trusted));
+  }
   options.channel_address = channel.address;
   options.channel_port = channel.port;
   options.advertise = flags.advertise;
@@ -128,6 +133,7 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--advertise", flags->advertise, "Address that others reach this device at; default: the channel's");
   command->add_option("--data", flags->data, "Folder for packages and datasets")->capture_default_str();
   command->add_option("--token-file", flags->token_file, "File with the cluster's token");
+  command->add_option("--trust-keys", flags->trust_keys, "PEM file of public keys: only packages that one of them signed run here");
   command->add_option("--cores", flags->cores, "Cores of the device")->capture_default_str()->check(CLI::Range(1, 4096));
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);

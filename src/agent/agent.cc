@@ -254,7 +254,8 @@ Status DeviceAgent::Start() {
   GODWIT_ASSIGN(packages_, PackageCache::Create(options_.data / "packages",
                                                 [this](const std::string& digest, const std::function<Status(ByteView)>& sink) {
                                                   return control_->FetchBlob(digest, sink);
-                                                }));
+                                                },
+                                                options_.trusted));
   const DeviceInfo info{options_.name.value, std::string(model::ToString(options_.device_class)),
                         std::string(package::IsaName(package::HostIsa()))};
   environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, composition_);

@@ -15,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "model/records.h"
+#include "package/signature.h"
 #include "transport/channel.h"
 #include "transport/event_loop.h"
 #include "transport/http_server.h"
@@ -31,6 +32,7 @@ class Agent {
     std::vector<std::string> emulated;   // What of the device is emulated, for people.
     std::string controller;              // URL
     std::string token;                   // Empty: none.
+    std::shared_ptr<const package::TrustedKeys> trusted;  // Who must have signed what runs here; null: anybody may.
     std::filesystem::path data;          // Folder for packages, datasets and the migration log; made if absent.
     std::string channel_address = "127.0.0.1";
     std::uint16_t channel_port = 0;

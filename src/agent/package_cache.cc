@@ -44,11 +44,12 @@ std::vector<std::string> Named(ByteView bytes, bool index) {
 
 }  // namespace
 
-Result<std::unique_ptr<PackageCache>> PackageCache::Create(const fs::path& folder, Fetch fetch) {
+Result<std::unique_ptr<PackageCache>> PackageCache::Create(const fs::path& folder, Fetch fetch,
+                                                          std::shared_ptr<const package::TrustedKeys> trusted) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) return Internal(folder.string() + ": " + error.message());
-  return std::unique_ptr<PackageCache>(new PackageCache(folder, std::move(fetch)));
+  return std::unique_ptr<PackageCache>(new PackageCache(folder, std::move(fetch), std::move(trusted)));
 }
 
 Result<package::Blob> PackageCache::Get(const std::string& digest, std::uint64_t size_max) {
@@ -108,6 +109,7 @@ Result<std::shared_ptr<const runtime::LoadedModule>> PackageCache::Load(const st
     return Unsupported(fmt::format("package {} has no code for {}", digest, package::IsaName(package::HostIsa())));
   }
   GODWIT_ASSIGN(auto package, package::Package::FromBlobs(digest, blobs));
+  if (trusted_) GODWIT_TRY(trusted_->Check(*package));
   GODWIT_ASSIGN(auto module, runtime::LoadedModule::Load(std::move(package)));
   loaded_[digest] = module;
   return module;

@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "package/package.h"
+#include "package/signature.h"
 #include "runtime/instance.h"
 
 namespace godwit::agent {
@@ -21,18 +22,22 @@ class PackageCache {
  public:
   // Gets a blob by its digest, wherever from, piece by piece.
   using Fetch = std::function<Status(const std::string& digest, const std::function<Status(ByteView)>& sink)>;
-  static Result<std::unique_ptr<PackageCache>> Create(const std::filesystem::path& folder, Fetch fetch);
+  // With `trusted`, packages that none of the keys has signed are refused (kPermissionDenied).
+  static Result<std::unique_ptr<PackageCache>> Create(const std::filesystem::path& folder, Fetch fetch,
+                                                      std::shared_ptr<const package::TrustedKeys> trusted = nullptr);
 
   // The package's code for this ISA, mapped and checked. kUnsupported if it has none; kUnavailable, kNotFound from
   // fetching; kCorrupt.
   Result<std::shared_ptr<const runtime::LoadedModule>> Load(const std::string& digest);
 
  private:
-  PackageCache(std::filesystem::path folder, Fetch fetch) : folder_(std::move(folder)), fetch_(std::move(fetch)) {}
+  PackageCache(std::filesystem::path folder, Fetch fetch, std::shared_ptr<const package::TrustedKeys> trusted)
+      : folder_(std::move(folder)), fetch_(std::move(fetch)), trusted_(std::move(trusted)) {}
   Result<package::Blob> Get(const std::string& digest, std::uint64_t size_max);
 
   const std::filesystem::path folder_;
   const Fetch fetch_;
+  const std::shared_ptr<const package::TrustedKeys> trusted_;
   std::mutex mutex_;
   std::map<std::string, std::weak_ptr<const runtime::LoadedModule>> loaded_;
 };

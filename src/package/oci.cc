@@ -68,10 +68,15 @@ std::string_view OciOs(std::string_view architecture) {
 
 std::string LayoutJson() { return Json{{"imageLayoutVersion", "1.0.0"}}.dump(); }
 
-std::string IndexJson(const std::vector<Descriptor>& manifests, std::string_view title) {
+std::string IndexJson(const Index& index) {
   Json json = {{"schemaVersion", 2}, {"mediaType", kIndexType}, {"manifests", Json::array()}};
-  for (const Descriptor& manifest : manifests) json["manifests"].push_back(DescriptorJson(manifest));
-  if (!title.empty()) json["annotations"] = {{"org.opencontainers.image.title", title}};
+  for (const Descriptor& manifest : index.manifests) json["manifests"].push_back(DescriptorJson(manifest));
+  const auto annotate = [&](std::string_view key, const std::string& value) {
+    if (!value.empty()) json["annotations"][std::string(key)] = value;
+  };
+  annotate(kTitleKey, index.title);
+  annotate(kSignerKey, index.signer);
+  annotate(kSignatureKey, index.signature);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -100,9 +105,16 @@ Status CheckLayout(ByteView bytes, std::string_view where) {
   return {};
 }
 
-Result<std::vector<Descriptor>> ParseIndex(ByteView bytes, std::string_view where) {
+Result<Index> ParseIndex(ByteView bytes, std::string_view where) {
   GODWIT_ASSIGN(const Json json, ParseObject(bytes, where));
-  return ParseDescriptors(json, "manifests", kManifestsMax, where);
+  Index index;
+  GODWIT_ASSIGN(index.manifests, ParseDescriptors(json, "manifests", kManifestsMax, where));
+  if (const auto annotations = json.find("annotations"); annotations != json.end() && annotations->is_object()) {
+    index.title = Text(*annotations, std::string(kTitleKey).c_str());
+    index.signer = Text(*annotations, std::string(kSignerKey).c_str());
+    index.signature = Text(*annotations, std::string(kSignatureKey).c_str());
+  }
+  return index;
 }
 
 Result<Manifest> ParseManifest(ByteView bytes, std::string_view where) {

@@ -25,6 +25,10 @@ inline constexpr std::string_view kModuleLayerType = "application/vnd.godwit.mod
 inline constexpr std::string_view kWasmLayerType = "application/wasm";
 inline constexpr std::string_view kWasmArchitecture = "wasm";
 
+inline constexpr std::string_view kTitleKey = "org.opencontainers.image.title";
+inline constexpr std::string_view kSignerKey = "dev.godwit.signature.key";
+inline constexpr std::string_view kSignatureKey = "dev.godwit.signature.ed25519";
+
 inline constexpr std::uint64_t kDocumentBytesMax = 1 << 20;  // index.json, index, manifest, config
 inline constexpr std::uint64_t kBlobBytesMax = 2ull << 30;   // image, module description, Wasm
 inline constexpr std::size_t kManifestsMax = 16;
@@ -35,6 +39,13 @@ struct Descriptor {
   std::string digest;
   std::uint64_t size = 0;
   std::string architecture;  // Of an index's entries; empty elsewhere.
+};
+
+// An image index, or index.json.
+struct Index {
+  std::vector<Descriptor> manifests;
+  std::string title;
+  std::string signer, signature;  // package/signature.h; empty where there is none.
 };
 
 struct Manifest {
@@ -50,13 +61,13 @@ Status CheckBlob(const Blob& blob);
 // "linux" for native code, "wasip1" for the Wasm module.
 std::string_view OciOs(std::string_view architecture);
 std::string LayoutJson();                                                       // oci-layout
-std::string IndexJson(const std::vector<Descriptor>& manifests, std::string_view title);  // index.json, image index
+std::string IndexJson(const Index& index);                                      // index.json, image index
 std::string ManifestJson(const Manifest& manifest);
 std::string ConfigJson(std::string_view architecture, const std::vector<Descriptor>& layers);
 
 // kCorrupt, naming `where`, for anything that is not such a document.
 Status CheckLayout(ByteView json, std::string_view where);
-Result<std::vector<Descriptor>> ParseIndex(ByteView json, std::string_view where);
+Result<Index> ParseIndex(ByteView json, std::string_view where);
 Result<Manifest> ParseManifest(ByteView json, std::string_view where);
 
 }  // namespace godwit::package

@@ -47,8 +47,9 @@ class PackageReader {
     if (!index) return NotFound("the package's index " + index_digest + " is missing");
     GODWIT_TRY(CheckBlob(*index));
     package_.blobs_.push_back(*index);
-    GODWIT_ASSIGN(const std::vector<Descriptor> manifests, ParseIndex(index->bytes, "package index"));
-    for (const Descriptor& manifest : manifests) GODWIT_TRY(ReadPlatform(manifest));
+    GODWIT_ASSIGN(const Index parsed, ParseIndex(index->bytes, "package index"));
+    package_.signer_ = parsed.signer;
+    for (const Descriptor& manifest : parsed.manifests) GODWIT_TRY(ReadPlatform(manifest));
     if (!package_.module_) return Corrupt("package " + index_digest + " holds no complete platform");
     return {};
   }
@@ -153,7 +154,8 @@ Result<std::shared_ptr<const Package>> Package::Open(const fs::path& path, const
     if (!layout.ok()) return Corrupt("not a package (an OCI image layout has a file oci-layout)");
     GODWIT_TRY(CheckLayout(layout->bytes, "oci-layout"));
     GODWIT_ASSIGN(const Blob index, MapFile(path / "index.json", kDocumentBytesMax));
-    GODWIT_ASSIGN(const std::vector<Descriptor> entries, ParseIndex(index.bytes, "index.json"));
+    GODWIT_ASSIGN(const Index parsed, ParseIndex(index.bytes, "index.json"));
+    const std::vector<Descriptor>& entries = parsed.manifests;
     if (entries.size() != 1 || entries[0].media_type != kIndexType) {
       return Corrupt("index.json does not name one image index; copy packages with 'skopeo copy --all'");
     }

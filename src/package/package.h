@@ -51,6 +51,8 @@ class Package {
   // Digest of the image index: the package's identity.
   const std::string& digest() const { return digest_; }
   const fbs::Module& module() const { return *module_; }
+  // The id of the key it says it was signed with (package/signature.h); empty if it is not signed.
+  const std::string& signer() const { return signer_; }
   // The Wasm bytes as stored (CheckBlobs checks them); empty where they were not brought along.
   ByteView wasm() const { return wasm_.bytes; }
   std::vector<Isa> isas() const;
@@ -72,7 +74,7 @@ class Package {
                                                      const KnownFiles* known);
   friend class PackageReader;
 
-  std::string digest_;
+  std::string digest_, signer_;
   const fbs::Module* module_ = nullptr;
   Blob wasm_, module_blob_;
   std::map<Isa, Blob> images_;

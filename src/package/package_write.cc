@@ -54,8 +54,8 @@ Result<std::string> WriteLayout(const fs::path& folder, const Contents& contents
   GODWIT_ASSIGN(Descriptor wasm, blobs.Add(kWasmLayerType, contents.wasm));
   GODWIT_ASSIGN(Descriptor manifest, AddManifest(blobs, kWasmArchitecture, {wasm, module}));
   manifests.push_back(std::move(manifest));
-  GODWIT_ASSIGN(Descriptor index, blobs.Add(kIndexType, AsBytes(IndexJson(manifests, contents.name))));
-  GODWIT_TRY(WriteFile(folder / "index.json", AsBytes(IndexJson({index}, ""))));
+  GODWIT_ASSIGN(Descriptor index, blobs.Add(kIndexType, AsBytes(IndexJson({manifests, contents.name, {}, {}}))));
+  GODWIT_TRY(WriteFile(folder / "index.json", AsBytes(IndexJson({{index}, {}, {}, {}}))));
   GODWIT_TRY(WriteFile(folder / "oci-layout", AsBytes(LayoutJson())));
   return index.digest;
 }

@@ -158,6 +158,15 @@ void AddBenchCommand(CLI::App& app, Session& session) {
       "Examples:\n"
       "  godwit bench start\n"
       "  godwit bench start --rounds 20 --html start.html");
+  auto* migrate = add("migrate", "Live moves of a service against plain stop-and-copy, and what its client sees of them", BenchMigrate);
+  migrate->add_option("--moves", options->moves, "Live moves of each case")->capture_default_str();
+  migrate->add_option("--memory", options->memory_mib, "Sizes of memory, in MiB; 0: what a small reactor has")->delimiter(',')->capture_default_str();
+  migrate->add_option("--dirty", options->dirty_mb_s, "How fast it changes, in MB/s of distinct pages")->delimiter(',')->capture_default_str();
+  migrate->add_option("--link", options->link_mbps, "Links, in Mbit/s; 0: the loopback interface; others need root")->delimiter(',')->capture_default_str();
+  migrate->footer(
+      "Examples:\n"
+      "  godwit bench migrate --html migrate.html\n"
+      "  godwit bench migrate --memory 1024 --dirty 50 --link 0 --moves 20 -o json");
 }
 
 }  // namespace godwit::cli

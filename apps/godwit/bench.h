@@ -27,11 +27,16 @@ struct BenchOptions {
   bool simd = true;               // Kernels are built with 128-bit vectors.
   bool peers = true;              // Other engines that are installed run too.
   int stops = 10000;              // BenchStops: of all kernels together.
+  // BenchMigrate: live moves of each case, and what the cases are made of. A link of 0: the loopback interface.
+  int moves = 4;
+  std::vector<int> memory_mib{0, 64, 1024}, dirty_mb_s{0, 50};
+  std::vector<std::uint64_t> link_mbps{0, 1000};
 };
 
 Result<int> BenchEngine(const BenchOptions& options);
 Result<int> BenchStops(const BenchOptions& options);
 Result<int> BenchStart(const BenchOptions& options);
+Result<int> BenchMigrate(const BenchOptions& options);
 
 // {"bench","commit","machine","results"}: the document of one benchmark.
 std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);

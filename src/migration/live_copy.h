@@ -97,6 +97,7 @@ class LiveCopy {
   std::vector<std::unique_ptr<transport::RawStream>> streams_;
   std::vector<Round> rounds_;
   std::vector<Work> pending_;  // Harvested and not sent.
+  bool standing_ = false;      // The guest has been stopped.
   double slowest_share_ = 0;
   std::uint64_t round_number_ = 0;
   std::unique_ptr<Slower> slower_;

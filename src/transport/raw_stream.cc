@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -152,7 +153,8 @@ void RawStream::SpinForInput(std::chrono::microseconds most) {
   const auto end = Clock::now() + most;
   std::uint8_t byte;
   while (recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR) && Clock::now() < end) {
-    // Busy: waking a sleeping thread costs more than the wait is expected to last.
+    // Busy: waking a sleeping thread costs more than the wait is expected to last. Who has something to do goes first.
+    sched_yield();
   }
 }
 

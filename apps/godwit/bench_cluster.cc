@@ -1,0 +1,154 @@
+#include "bench_cluster.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "subprocess.h"
+
+extern char** environ;
+
+namespace godwit::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr double kReadySeconds = 60;
+
+std::string Beside(const char* program) { return (fs::path(OwnPath()).parent_path() / program).string(); }
+
+// A port of the loopback interface that nobody used a moment ago.
+Result<int> FreePort() {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  const bool bound = fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
+                     getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  if (fd >= 0) close(fd);
+  if (!bound) return ErrnoError("looking for a free port");
+  return ntohs(address.sin_port);
+}
+
+// Daemons of this process's own, on the loopback interface.
+class LoopbackCluster final : public BenchCluster {
+ public:
+  Status Begin(const fs::path& folder, ByteCount memory) {
+    folder_ = folder;
+    GODWIT_ASSIGN(const int port, FreePort());
+    const std::string url = fmt::format("http://127.0.0.1:{}", port);
+    GODWIT_TRY(Spawn("controller", {"controller", "--listen", fmt::format("127.0.0.1:{}", port)}));
+    for (const char* name : {"here", "there"}) {
+      GODWIT_TRY(Spawn(name, {"agent", "--name", name, "--join", url, "--memory", std::to_string(memory.value)}));
+    }
+    return Connect(url);
+  }
+  ~LoopbackCluster() override {
+    for (auto pid = pids_.rbegin(); pid != pids_.rend(); ++pid) {
+      kill(*pid, SIGTERM);
+      waitpid(*pid, nullptr, 0);
+    }
+  }
+
+ private:
+  Status Spawn(const std::string& name, std::vector<std::string> words) {
+    words.insert(words.begin(), Beside("godwitd"));
+    words.insert(words.end(), {"--data", (folder_ / name).string(), "--die-with-parent"});
+    std::vector<char*> pointers;
+    for (std::string& word : words) pointers.push_back(word.data());
+    pointers.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 1, (folder_ / (name + ".log")).c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    posix_spawn_file_actions_adddup2(&actions, 1, 2);
+    pid_t pid = 0;
+    const int failed = posix_spawn(&pid, pointers[0], &actions, nullptr, pointers.data(), environ);
+    posix_spawn_file_actions_destroy(&actions);
+    if (failed != 0) return NotFound("cannot start " + words[0]);
+    pids_.push_back(pid);
+    return {};
+  }
+
+  fs::path folder_;
+  std::vector<pid_t> pids_;
+};
+
+// A cluster of `godwit up`.
+class LinkedCluster final : public BenchCluster {
+ public:
+  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory) {
+    folder_ = folder;
+    std::ofstream(folder / "cluster.toml") << fmt::format(
+        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = 64\nlink_mbps = {1}\n",
+        memory.value, mbps);
+    emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", mbps)};
+    GODWIT_TRY(Run({"up", "-f", (folder / "cluster.toml").string(), "--detach", "-q"}));
+    up_ = true;
+    return Connect((folder / "config/godwit/context.json").string());
+  }
+  ~LinkedCluster() override {
+    if (up_) (void)Run({"down", "-q"}).ok();
+  }
+
+ private:
+  Status Run(std::vector<std::string> words) const {
+    const std::vector<std::string> start = {"env", "XDG_CONFIG_HOME=" + (folder_ / "config").string(), "XDG_STATE_HOME=" + (folder_ / "state").string(), OwnPath()};
+    words.insert(words.begin(), start.begin(), start.end());
+    return RunOrFail(words);
+  }
+
+  fs::path folder_;
+  bool up_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory) {
+  if (mbps == 0) {
+    auto cluster = std::make_unique<LoopbackCluster>();
+    GODWIT_TRY(cluster->Begin(folder, memory));
+    return std::unique_ptr<BenchCluster>(std::move(cluster));
+  }
+  auto cluster = std::make_unique<LinkedCluster>();
+  GODWIT_TRY(cluster->Begin(folder, mbps, memory));
+  return std::unique_ptr<BenchCluster>(std::move(cluster));
+}
+
+Status BenchCluster::Connect(const std::string& context) {
+  session_.context = context;
+  GODWIT_ASSIGN(client_, ClusterClient::Connect(session_));
+  const auto ready = [&]() -> Result<bool> {
+    const auto devices = client_->Get("/v1/devices");
+    if (!devices.ok()) {
+      if (devices.error().code == ErrorCode::kUnavailable) return false;
+      return devices.error();
+    }
+    std::size_t count = 0;
+    for (const json& device : (*devices)["items"]) {
+      count += device.value("state", "") == "ready";
+      if (device.value("name", "") == "here") gateway_ = device.value("url", "");
+    }
+    return count == 2 && !gateway_.empty();
+  };
+  GODWIT_ASSIGN(const bool both, WaitUntil(kReadySeconds, ready));
+  if (!both) return Unavailable("the benchmark's devices did not get ready");
+  return {};
+}
+
+Status BenchCluster::Godwit(std::vector<std::string> words) const {
+  const std::vector<std::string> start = {OwnPath(), "--context", session_.context};
+  words.insert(words.begin(), start.begin(), start.end());
+  return RunOrFail(words);
+}
+
+}  // namespace godwit::cli

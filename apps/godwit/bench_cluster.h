@@ -1,0 +1,39 @@
+// Two devices and a controller on this machine, for benchmarks of what happens between devices.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cluster_client.h"
+
+namespace godwit::cli {
+
+class BenchCluster {
+ public:
+  // Devices "here" and "there", each with `memory` for instances. `mbps` 0: both on the loopback interface; else "there" is
+  // in a network namespace behind a veth pair of that speed (`godwit up`; needs root). `folder` exists and is empty.
+  static Result<std::unique_ptr<BenchCluster>> Start(const std::filesystem::path& folder, std::uint64_t mbps, ByteCount memory);
+  virtual ~BenchCluster() = default;  // Ends everything that Start began.
+
+  ClusterClient& client() { return *client_; }
+  const Session& session() const { return session_; }
+  // The gateway of "here".
+  const std::string& gateway() const { return gateway_; }
+  // What of it is emulated, for people.
+  const std::vector<std::string>& emulated() const { return emulated_; }
+  // Runs `godwit WORDS` on it.
+  Status Godwit(std::vector<std::string> words) const;
+
+ protected:
+  // Connects to the controller of `context` (a context file or an URL), and waits until both devices are ready.
+  Status Connect(const std::string& context);
+
+  Session session_;
+  std::unique_ptr<ClusterClient> client_;
+  std::string gateway_;
+  std::vector<std::string> emulated_;
+};
+
+}  // namespace godwit::cli

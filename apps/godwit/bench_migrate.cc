@@ -1,0 +1,336 @@
+// godwit bench migrate: moves a service with so much memory, which changes so fast, over such a link, while a client asks.
+//
+// The service is services/dirty.c. Each move's figures are the migration record's own; beside them stands what the client
+// saw: it asks every millisecond, and what it waits counts from when it meant to ask. Baselines from the same run: the
+// same move as plain stop-and-copy (the guest stands still while all is sent), and the memory's bytes through one TCP
+// connection into memory that nobody has touched.
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "bench.h"
+#include "bench_cluster.h"
+#include "bench_kernels.h"
+#include "print.h"
+#include "subprocess.h"
+
+namespace godwit::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kAskEvery{1}, kAround{250}, kCallTimeout{600'000};
+constexpr int kDirtyMs = 500;        // A request that writes lasts so long; the next one follows.
+constexpr int kMovesMax = 10'000;
+constexpr int kMemoryMaxMib = 4000;  // services/dirty.c
+constexpr double kMoveSeconds = 600;
+
+// One answer that the client got: when it meant to ask, and how long it waited from then on.
+struct Answer {
+  Clock::time_point meant;
+  double ms;
+};
+
+// Asks the service every millisecond, and makes it write, on threads of its own until it is dropped.
+class Client {
+ public:
+  Client(std::unique_ptr<transport::HttpClient> asking, std::unique_ptr<transport::HttpClient> writing, int mb_s)
+      : asking_(std::move(asking)), writing_(std::move(writing)) {
+    threads_.emplace_back([this] { Ask(); });
+    if (mb_s != 0) threads_.emplace_back([this, mb_s] { Write(mb_s); });
+  }
+  ~Client() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+  }
+  // Answers to what was meant to be asked in [from, to].
+  std::vector<Answer> Between(Clock::time_point from, Clock::time_point to) {
+    const std::lock_guard lock(mutex_);
+    std::vector<Answer> found;
+    for (const Answer& answer : answers_) {
+      if (answer.meant >= from && answer.meant <= to) found.push_back(answer);
+    }
+    return found;
+  }
+  // Of requests that were not answered well.
+  std::uint64_t failed() const { return failed_; }
+
+ private:
+  void Ask() {
+    for (auto next = Clock::now(); !stop_;) {
+      std::this_thread::sleep_until(next);
+      const auto answer = asking_->Call({.target = "/dirty", .timeout = kCallTimeout});
+      if (!answer.ok() || answer->status != 200) ++failed_;
+      const auto now = Clock::now();
+      const std::lock_guard lock(mutex_);
+      // All that it meant to ask meanwhile waited as well.
+      for (; next <= now; next += kAskEvery) answers_.push_back({next, std::chrono::duration<double, std::milli>(now - next).count()});
+    }
+  }
+  void Write(int mb_s) {
+    while (!stop_) {
+      const auto answer = writing_->Call({.target = fmt::format("/dirty?mb_s={}&ms={}", mb_s, kDirtyMs), .timeout = kCallTimeout});
+      if (!answer.ok() || answer->status != 200) ++failed_;
+    }
+  }
+
+  std::unique_ptr<transport::HttpClient> asking_, writing_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> failed_{0};
+  std::mutex mutex_;
+  std::vector<Answer> answers_;
+  std::vector<std::thread> threads_;
+};
+
+double Longest(const std::vector<Answer>& answers) {
+  double most = 0;
+  for (const Answer& answer : answers) most = std::max(most, answer.ms);
+  return most;
+}
+
+// Milliseconds for `bytes` through one TCP connection of the loopback interface into fresh memory.
+Result<double> CopyByTcp(std::size_t bytes) {
+  const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  const bool bound = listening >= 0 && bind(listening, reinterpret_cast<sockaddr*>(&address), size) == 0 && listen(listening, 1) == 0 &&
+                     getsockname(listening, reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  if (!bound) return ErrnoError("making a TCP connection");
+  const auto map = [&] {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) madvise(memory, bytes, MADV_HUGEPAGE);  // As ours has them.
+    return memory;
+  };
+  void* const source = map();
+  void* const target = map();
+  if (source == MAP_FAILED || target == MAP_FAILED) return ErrnoError("mapping memory");
+  std::memset(source, 1, bytes);
+  const int sending = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (connect(sending, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return ErrnoError("connecting");
+  const int receiving = accept(listening, nullptr, nullptr);
+  const auto begin = Clock::now();
+  std::thread sender([&] {
+    for (std::size_t done = 0; done < bytes;) {
+      const ssize_t sent = send(sending, static_cast<char*>(source) + done, std::min<std::size_t>(bytes - done, 1 << 20), 0);
+      if (sent <= 0) break;
+      done += static_cast<std::size_t>(sent);
+    }
+  });
+  std::size_t received = 0;
+  while (received < bytes) {
+    const ssize_t got = recv(receiving, static_cast<char*>(target) + received, std::min<std::size_t>(bytes - received, 1 << 20), 0);
+    if (got <= 0) break;
+    received += static_cast<std::size_t>(got);
+  }
+  const double ms = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+  sender.join();
+  for (const int fd : {sending, receiving, listening}) close(fd);
+  munmap(source, bytes);
+  munmap(target, bytes);
+  if (received != bytes) return Internal("the TCP connection broke");
+  return ms;
+}
+
+// What was measured of one way to move.
+struct Moves {
+  Samples downtime_ms, total_ms, stop_us, client_ms, sent_share, rounds;
+};
+
+// One memory size, one rate of change, one link.
+struct Case {
+  std::string link;
+  int mib, mb_s;
+  Moves live, standing;
+  Samples tcp_ms, rest_ms;  // The client's p99.9 while nothing moves.
+  std::uint64_t failed = 0;
+  std::vector<std::pair<double, double>> timeline;  // Around the last live move: ms since its begin, ms waited.
+  std::vector<std::string> emulated;
+};
+
+class MigrateBench {
+ public:
+  explicit MigrateBench(const BenchOptions& options) : options_(options) {}
+
+  Result<int> Run() {
+    if (options_.moves < 1 || options_.moves > kMovesMax) return InvalidArgument("--moves must be between 1 and 10000");
+    for (const int mib : options_.memory_mib) {
+      if (mib < 0 || mib > kMemoryMaxMib) return InvalidArgument(fmt::format("--memory: MiB between 0 and {}", kMemoryMaxMib));
+    }
+    const fs::path services = fs::path(options_.source) / "../services";
+    GODWIT_TRY(RunOrFail({(services / "build.sh").string(), (scratch_.path() / "wasm").string()}));
+    for (const std::uint64_t mbps : options_.link_mbps) GODWIT_TRY(OverLink(mbps));
+    return Report();
+  }
+
+ private:
+  Status OverLink(std::uint64_t mbps) {
+    const fs::path folder = scratch_.path() / std::to_string(mbps);
+    fs::create_directories(folder);
+    GODWIT_ASSIGN(const auto cluster, BenchCluster::Start(folder, mbps, {10ull << 30}));
+    std::ofstream(folder / "dirty.toml") << fmt::format(
+        "[service]\nname = \"dirty\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n"
+        "[[trigger.http]]\nroute = \"/dirty\"\nconcurrency = 8\n[limits]\nmemory = \"4Gi\"\nrequest_timeout_ms = 600000\n"
+        "[placement]\nprefer = {{ device = \"here\" }}\n",
+        (scratch_.path() / "wasm/dirty.wasm").string());
+    GODWIT_TRY(cluster->Godwit({"apply", "-q", "-o", "name", "-f", (folder / "dirty.toml").string()}));
+    for (const int mib : options_.memory_mib) {
+      GODWIT_ASSIGN(const auto client, cluster->client().ClientOf(cluster->gateway()));
+      GODWIT_ASSIGN(const auto filled, client->Call({.target = fmt::format("/dirty?mib={}", mib), .timeout = kCallTimeout}));
+      if (filled.status != 200) return Internal("the service could not fill its memory: " + filled.body);
+      for (const int mb_s : options_.dirty_mb_s) {
+        if (mib == 0 && mb_s != 0) continue;
+        GODWIT_TRY(OneCase(*cluster, mbps, mib, mb_s));
+      }
+    }
+    return {};
+  }
+
+  Status OneCase(BenchCluster& cluster, std::uint64_t mbps, int mib, int mb_s) {
+    Case one{.link = mbps == 0 ? "loopback" : fmt::format("{} Mbit/s", mbps), .mib = mib, .mb_s = mb_s, .live = {}, .standing = {}, .tcp_ms = {},
+             .rest_ms = {}, .failed = 0, .timeline = {}, .emulated = cluster.emulated()};
+    if (options_.progress) std::fprintf(stderr, "  %s, %d MiB, %d MB/s\n", one.link.c_str(), mib, mb_s);
+    GODWIT_ASSIGN(auto asking, cluster.client().ClientOf(cluster.gateway()));
+    GODWIT_ASSIGN(auto writing, cluster.client().ClientOf(cluster.gateway()));
+    Client client(std::move(asking), std::move(writing), mb_s);
+    for (int i = 0; i < options_.moves; ++i) {
+      if (mbps == 0 && mib != 0) {
+        GODWIT_ASSIGN(const double ms, CopyByTcp(static_cast<std::size_t>(mib) << 20));
+        one.tcp_ms.values.push_back(ms);
+      }
+      const auto begin = Clock::now();
+      std::this_thread::sleep_until(begin + 2 * kAround);
+      Samples rest;
+      for (const Answer& answer : client.Between(begin, Clock::now())) rest.values.push_back(answer.ms);
+      if (!rest.empty()) one.rest_ms.values.push_back(rest.At(0.999));
+      // Each way goes in both directions, and each is as often the first: what memory the last one freed helps the next.
+      const bool live_first = i % 4 < 2;
+      if (live_first) GODWIT_TRY(Move(cluster, client, "auto", one.live, &one.timeline));
+      GODWIT_TRY(Move(cluster, client, "stop", one.standing, nullptr));
+      if (!live_first) GODWIT_TRY(Move(cluster, client, "auto", one.live, &one.timeline));
+      if (i % 2 == 0) GODWIT_TRY(Move(cluster, client, "stop", one.standing, nullptr));
+    }
+    one.failed = client.failed();
+    cases_.push_back(std::move(one));
+    return {};
+  }
+
+  Status Move(BenchCluster& cluster, Client& client, const char* mode, Moves& moves, std::vector<std::pair<double, double>>* timeline) {
+    at_there_ = !at_there_;
+    const auto begin = Clock::now();
+    GODWIT_ASSIGN(json record, cluster.client().Send("POST", "/v1/migrations",
+                                                     {{"service", "dirty"}, {"shard", 0}, {"target", at_there_ ? "there" : "here"}, {"mode", mode}, {"reason", "manual"}}));
+    const std::string path = "/v1/migrations/" + record.value("id", "");
+    const auto over = [&]() -> Result<bool> {
+      GODWIT_ASSIGN(record, cluster.client().Get(path));
+      const std::string phase = record.value("phase", "");
+      return phase == "Done" || phase == "Failed" || phase == "Cancelled";
+    };
+    GODWIT_ASSIGN(const bool ended, WaitUntil(kMoveSeconds, over));
+    if (!ended || record.value("phase", "") != "Done") return Internal("a move ended as " + record.value("phase", "") + ": " + record.value("error", ""));
+    const auto number = [&](const char* key) { return record.value(key, 0.0); };
+    const auto end = begin + std::chrono::microseconds(static_cast<std::int64_t>(number("total_us")));
+    std::this_thread::sleep_until(end + kAround);
+    const auto answers = client.Between(begin, end + kAround);
+    moves.downtime_ms.values.push_back(number("downtime_us") / 1000);
+    moves.total_ms.values.push_back(number("total_us") / 1000);
+    moves.stop_us.values.push_back(number("stop_latency_us"));
+    moves.client_ms.values.push_back(Longest(answers));
+    moves.sent_share.values.push_back(number("memory_bytes") > 0 ? number("bytes_sent") / number("memory_bytes") : 0);
+    moves.rounds.values.push_back(static_cast<double>(record.value("rounds", json::array()).size()));
+    if (timeline != nullptr) {
+      timeline->clear();
+      for (const Answer& answer : client.Between(begin - kAround, end + kAround)) {
+        timeline->emplace_back(std::chrono::duration<double, std::milli>(answer.meant - begin).count(), answer.ms);
+      }
+    }
+    return {};
+  }
+
+  Result<int> Report() {
+    json results = json::array();
+    if (!options_.json) {
+      fmt::print("{:<12} {:>9} {:>9}  {:<24} {:>6} {:>12} {:>12} {:>12}  {}\n", "LINK", "MEMORY", "DIRTYING", "METRIC", "UNIT", "LIVE", "P99", "STOP-COPY", "OTHER");
+    }
+    for (const Case& one : cases_) {
+      const std::string memory = one.mib == 0 ? "64 KiB" : fmt::format("{} MiB", one.mib), rate = fmt::format("{} MB/s", one.mb_s);
+      const auto put = [&](const char* metric, const char* unit, const Samples& live, const Samples* standing, const char* other_name, const Samples* other) {
+        json baselines = json::object();
+        if (standing != nullptr && !standing->empty()) baselines["stop-and-copy"] = standing->ToJson();
+        if (other != nullptr && !other->empty()) baselines[other_name] = other->ToJson();
+        results.push_back({{"case", {{"link", one.link}, {"memory", memory}, {"dirtying", rate}}}, {"metric", metric}, {"unit", unit}, {"better", "lower"},
+                           {"ours", live.ToJson()}, {"baselines", baselines}, {"emulated", one.emulated}});
+        if (options_.json) return;
+        fmt::print("{:<12} {:>9} {:>9}  {:<24} {:>6} {:>12.3f} {:>12.3f} {:>12} {}\n", one.link, memory, rate, metric, unit, live.Median(), live.At(0.99),
+                   standing != nullptr && !standing->empty() ? fmt::format("{:.3f}", standing->Median()) : "",
+                   other != nullptr && !other->empty() ? fmt::format(" {} {:.3f}", other_name, other->Median()) : "");
+      };
+      put("downtime", "ms", one.live.downtime_ms, &one.standing.downtime_ms, "", nullptr);
+      put("client's longest wait", "ms", one.live.client_ms, &one.standing.client_ms, "p99.9 at rest", &one.rest_ms);
+      put("total", "ms", one.live.total_ms, &one.standing.total_ms, "one TCP stream", &one.tcp_ms);
+      put("stop latency", "us", one.live.stop_us, &one.standing.stop_us, "", nullptr);
+      put("bytes sent / memory", "", one.live.sent_share, &one.standing.sent_share, "", nullptr);
+      if (!options_.json && one.failed != 0) fmt::print("{} requests FAILED\n", one.failed);
+    }
+    const auto criu = RunProcess({"criu", "check"}, Complaints::kDrop);
+    if (options_.progress) std::fprintf(stderr, "criu %s\n", !criu.ok() ? "is not installed: no baseline of it" : criu->code != 0 ? "does not work on this kernel (criu check): no baseline of it" : "works here; this benchmark does not drive it yet");
+    if (options_.json) std::printf("%s\n", BenchDocument("migrate", options_.source, results).c_str());
+    if (!options_.html.empty()) {
+      GODWIT_TRY(WriteBenchPage("migrate", options_.source, results, options_.html));
+      GODWIT_TRY(AppendTimelines());
+    }
+    std::uint64_t failed = 0;
+    for (const Case& one : cases_) failed += one.failed;
+    if (failed != 0) return Internal(fmt::format("{} requests of the clients failed", failed));
+    return kExitDone;
+  }
+
+  // What the clients waited, around the last live move of each case.
+  Status AppendTimelines() {
+    std::ofstream out(options_.html, std::ios::app);
+    out << "<h2>What a client waited, around the last live move</h2>\n";
+    constexpr double kWidth = 720, kHeight = 120;
+    for (const Case& one : cases_) {
+      if (one.timeline.empty()) continue;
+      const double from = one.timeline.front().first, to = std::max(one.timeline.back().first, from + 1);
+      double most = 1;
+      for (const auto& [at, ms] : one.timeline) most = std::max(most, ms);
+      out << fmt::format("<h3>{}, {} MiB, {} MB/s: up to {:.1f} ms</h3><svg width=\"{}\" height=\"{}\">", one.link, one.mib, one.mb_s, most, kWidth + 80, kHeight + 24);
+      std::string points;
+      for (const auto& [at, ms] : one.timeline) points += fmt::format("{:.1f},{:.1f} ", (at - from) / (to - from) * kWidth, kHeight - ms / most * (kHeight - 8));
+      const double begin = -from / (to - from) * kWidth, end = (one.live.total_ms.values.back() - from) / (to - from) * kWidth;
+      out << fmt::format("<rect x=\"{:.1f}\" y=\"0\" width=\"{:.1f}\" height=\"{}\" fill=\"#def\"/>", begin, std::max(1.0, end - begin), kHeight)
+          << "<polyline fill=\"none\" stroke=\"#27a\" points=\"" << points << "\"/>"
+          << fmt::format("<text x=\"{:.1f}\" y=\"{}\">{:.1f} ms: the move</text></svg>\n", begin, kHeight + 16, one.live.total_ms.values.back());
+    }
+    out.flush();
+    if (!out) return Internal("cannot write " + options_.html);
+    return {};
+  }
+
+  const BenchOptions& options_;
+  const Scratch scratch_;
+  bool at_there_ = false;
+  std::vector<Case> cases_;
+};
+
+}  // namespace
+
+Result<int> BenchMigrate(const BenchOptions& options) { return MigrateBench(options).Run(); }
+
+}  // namespace godwit::cli

@@ -57,6 +57,9 @@ void AddGetCommand(CLI::App& app, Session& session);
 void AddDescribeCommand(CLI::App& app, Session& session);
 void AddInvokeCommand(CLI::App& app, Session& session);
 void AddMigrateCommand(CLI::App& app, Session& session);
+void AddCordonCommand(CLI::App& app, Session& session);
+void AddUncordonCommand(CLI::App& app, Session& session);
+void AddDrainCommand(CLI::App& app, Session& session);
 void AddLogsCommand(CLI::App& app, Session& session);
 void AddDataCommand(CLI::App& app, Session& session);
 

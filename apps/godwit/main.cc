@@ -32,7 +32,7 @@ constexpr Command kCommands[] = {
     {"doctor", AddDoctorCommand},     {"up", AddUpCommand},         {"down", AddDownCommand},     {"bench", AddBenchCommand},
     {"apply", AddApplyCommand},       {"deploy", AddDeployCommand}, {"delete", AddDeleteCommand}, {"get", AddGetCommand},
     {"describe", AddDescribeCommand}, {"invoke", AddInvokeCommand}, {"migrate", AddMigrateCommand}, {"logs", AddLogsCommand},
-    {"data", AddDataCommand},
+    {"data", AddDataCommand},         {"cordon", AddCordonCommand}, {"uncordon", AddUncordonCommand}, {"drain", AddDrainCommand},
 };
 
 // Describing every command to the parser takes longer than loading a program: if the first word names one, that is it.

@@ -17,7 +17,7 @@ using nlohmann::json;
 struct MigrateOptions {
   std::string service, target, mode;
   std::uint64_t max_downtime_ms = 0;
-  bool watch = false;
+  bool watch = false, dry_run = false;
 };
 
 bool IsFinalPhase(const std::string& phase) { return phase == "Done" || phase == "Failed" || phase == "Cancelled"; }
@@ -28,6 +28,24 @@ void PrintSummary(const json& m) {
               m.value("phase", "").c_str(), m.value("service", "").c_str(), m.value("shard", 0u), m.value("source", "").c_str(),
               m.value("source_isa", "").c_str(), m.value("target", "").c_str(), m.value("target_isa", "").c_str(), us("downtime_us"),
               us("total_us"), HumanBytes(static_cast<double>(m.value("bytes_sent", std::uint64_t{0}))).c_str());
+}
+
+Result<int> ShowPlan(const json& plan, const Session& session) {
+  if (session.json()) {
+    std::printf("%s\n", plan.dump().c_str());
+    return kExitDone;
+  }
+  const json &m = plan["migration"], &estimate = plan["estimate"];
+  std::printf("%s/%u would move: %s (%s) -> %s (%s)\n", m.value("service", "").c_str(), m.value("shard", 0u), m.value("source", "").c_str(),
+              m.value("source_isa", "").c_str(), m.value("target", "").c_str(), m.value("target_isa", "").c_str());
+  if (estimate.contains("unknown")) {
+    std::printf("how long it would take is not known: %s\n", estimate.value("unknown", "").c_str());
+  } else {
+    std::printf("estimate, by its last move: total %.1f ms, downtime %.1f ms (%s of memory, %s/s)\n", estimate.value("total_us", 0.0) / 1000,
+                estimate.value("downtime_us", 0.0) / 1000, HumanBytes(estimate.value("memory_bytes", 0.0)).c_str(),
+                HumanBytes(estimate.value("bytes_per_second", 0.0)).c_str());
+  }
+  return kExitDone;
 }
 
 Result<int> Migrate(const MigrateOptions& options, const Session& session) {
@@ -43,6 +61,11 @@ Result<int> Migrate(const MigrateOptions& options, const Session& session) {
   wanted["shard"] = shard;
   if (options.max_downtime_ms != 0) wanted["max_downtime_ms"] = options.max_downtime_ms;
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  if (options.dry_run) {
+    wanted["dry_run"] = true;
+    GODWIT_ASSIGN(const json plan, cluster->Send("POST", "/v1/migrations", wanted));
+    return ShowPlan(plan, session);
+  }
   GODWIT_ASSIGN(json migration, cluster->Send("POST", "/v1/migrations", wanted));
   const std::string target = "/v1/migrations/" + migration.value("id", "");
   std::string phase = migration.value("phase", "");
@@ -72,12 +95,13 @@ void AddMigrateCommand(CLI::App& app, Session& session) {
   auto options = std::make_shared<MigrateOptions>();
   CLI::App* command = app.add_subcommand("migrate", "Move a service to another device while it runs");
   command->add_option("service", options->service, "SERVICE or SERVICE/SHARD")->required();
-  command->add_option("--to", options->target, "Device")->required();
+  command->add_option("--to", options->target, "Device, or auto: where a new instance would go")->required();
   command->add_option("--mode", options->mode, "auto, precopy: copy while it runs; stop: copy while it stands still")
       ->check(CLI::IsMember({"auto", "stop", "precopy", "postcopy", "hybrid"}))->default_val("auto");
   command->add_option("--max-downtime", options->max_downtime_ms, "Milliseconds it may stand still");
   command->add_flag("--watch", options->watch, "Show its phases");
-  command->footer("Example:\n  godwit migrate orders --to csd1 --watch");
+  command->add_flag("--dry-run", options->dry_run, "Say what would happen, and about how long it would take");
+  command->footer("Examples:\n  godwit migrate orders --to csd1 --watch\n  godwit migrate orders/2 --to auto --dry-run");
   command->callback([options, &session] { session.action = [options, &session] { return Migrate(*options, session); }; });
 }
 

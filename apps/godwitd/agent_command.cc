@@ -19,6 +19,7 @@ struct AgentFlags {
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0;
+  std::uint32_t drain_within_s = 0;
   bool die_with_parent = false;
 };
 
@@ -114,6 +115,10 @@ Status RunAgent(const AgentFlags& flags) {
   spdlog::info("agent {}: gateway at {}, channels at port {}", flags.name, (*server)->address(), agent->channel_port());
   const int signal = WaitForSignal();
   spdlog::info("ending: signal {}", signal);
+  if (flags.drain_within_s != 0) {
+    const bool empty = agent->Leave(std::chrono::seconds(flags.drain_within_s), [] { return EndSignalWithin(std::chrono::milliseconds(50)); });
+    spdlog::info("{}", empty ? "drained" : "not drained: what is left ends here");
+  }
   (*server)->Drain();
   agent.reset();
   server->reset();
@@ -139,6 +144,8 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);
   command->add_option("--link-bytes-per-second", flags->link_bytes_per_second, "Emulate a slower link for what this agent sends");
   command->add_option("--link-latency-us", flags->link_latency_us, "Emulate a longer link for what this agent sends");
+  command->add_option("--drain-within", flags->drain_within_s,
+                      "At SIGTERM, have everything moved away first, within so many seconds; a second signal ends at once")->type_name("SECONDS")->check(CLI::Range(1, 86400));
   command->add_flag("--die-with-parent", flags->die_with_parent, "End when the process that started this one ends");
   command->callback([flags, &exit_code] {
     const Status status = RunAgent(*flags);

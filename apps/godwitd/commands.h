@@ -1,6 +1,7 @@
 // godwitd's subcommands: each adds itself to the command line and runs in its callback.
 #pragma once
 
+#include <chrono>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -30,5 +31,7 @@ Status BlockSignals(bool die_with_parent);
 Status EnterSandbox();
 // Returns the signal's number.
 int WaitForSignal();
+// True: another one came.
+bool EndSignalWithin(std::chrono::milliseconds time);
 
 }  // namespace godwit::daemon

@@ -75,4 +75,10 @@ int WaitForSignal() {
   return number;
 }
 
+bool EndSignalWithin(std::chrono::milliseconds time) {
+  const sigset_t signals = EndSignals();
+  const timespec wait{time.count() / 1000, time.count() % 1000 * 1'000'000};
+  return sigtimedwait(&signals, nullptr, &wait) > 0;
+}
+
 }  // namespace godwit::daemon

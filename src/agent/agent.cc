@@ -195,6 +195,7 @@ class DeviceAgent final : public Agent {
   Status Start();
 
   void Join(std::uint16_t http_port) override;
+  bool Leave(std::chrono::milliseconds within, const std::function<bool()>& hurry) override;
   bool HandleHttp(const std::shared_ptr<transport::HttpExchange>& exchange) override;
   std::uint16_t channel_port() const override { return server_->port(); }
   std::string MetricsText() const override;
@@ -315,6 +316,16 @@ model::DeviceRecord DeviceAgent::Record() {
   record.emulated = options_.emulated;
   record.page_tracker = migration::ToString(tracker_);
   return record;
+}
+
+bool DeviceAgent::Leave(std::chrono::milliseconds within, const std::function<bool()>& hurry) {
+  const auto end = std::chrono::steady_clock::now() + within;
+  const auto asked = control_->Call("PATCH", "/v1/devices/" + options_.name.value, R"({"maintenance":"leave"})");
+  if (!asked.ok()) spdlog::warn("the controller does not drain this device: {}", asked.error().message);
+  while (asked.ok() && !site_->residents().empty() && std::chrono::steady_clock::now() < end) {
+    if (hurry()) break;
+  }
+  return site_->residents().empty();
 }
 
 void DeviceAgent::Join(std::uint16_t http_port) {

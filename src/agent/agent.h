@@ -58,6 +58,9 @@ class Agent {
   virtual void Join(std::uint16_t http_port) = 0;
   // PUT, GET, DELETE /v1/data/NAME, /healthz, /readyz. False: not the agent's. On the loop.
   virtual bool HandleHttp(const std::shared_ptr<transport::HttpExchange>& exchange) = 0;
+  // Has everything moved away from here: until nothing is left, `within` is over, or `hurry` (asked ever so often) says so.
+  // False: something is left. Not on the loop.
+  virtual bool Leave(std::chrono::milliseconds within, const std::function<bool()>& hurry) = 0;
   virtual std::uint16_t channel_port() const = 0;
   // As OpenMetrics text without the final EOF line. Any thread.
   virtual std::string MetricsText() const = 0;

@@ -97,6 +97,34 @@ Error NoSuch(const std::string& kind, const std::string& name) {
   return NotFound(kind.substr(0, kind.size() - 1) + " '" + name + "' does not exist");
 }
 
+// Of a device that is alive.
+DeviceState StateUnder(Maintenance maintenance) {
+  return maintenance == Maintenance::kNone ? DeviceState::kReady : DeviceState::kCordoned;
+}
+
+// How long the move would take, by the latest ones that were like it: {"memory_bytes", "bytes_per_second", "total_us", "downtime_us",
+// "from"}, or {"unknown": why}. A guess: neither what the instance writes meanwhile nor what else uses the link is known.
+json EstimateOf(const StoredView& stored, const MigrationRecord& wanted) {
+  const MigrationRecord *of_service = nullptr, *of_link = nullptr;
+  const auto later = [&](const MigrationRecord& one, const MigrationRecord* other) {
+    return !other || stored.modified.at(KeyOf("migrations", one.id.value)) > stored.modified.at(KeyOf("migrations", other->id.value));
+  };
+  for (const MigrationRecord& migration : stored.view.migrations) {
+    if (migration.phase != MigrationPhase::kDone || migration.total_us == 0) continue;
+    const bool same_link = std::minmax(migration.source, migration.target) == std::minmax(wanted.source, wanted.target);
+    if (migration.service == wanted.service && migration.shard == wanted.shard && later(migration, of_service)) of_service = &migration;
+    if (same_link && later(migration, of_link)) of_link = &migration;
+  }
+  if (!of_service) return {{"unknown", "service '" + wanted.service.value + "' has not been moved yet: its memory is not known here"}};
+  if (!of_link) of_link = of_service;
+  const double bytes_per_second = 1e6 * static_cast<double>(of_link->bytes_sent) / static_cast<double>(of_link->total_us);
+  return {{"memory_bytes", of_service->memory_bytes},
+          {"bytes_per_second", static_cast<std::uint64_t>(bytes_per_second)},
+          {"total_us", static_cast<std::uint64_t>(1e6 * static_cast<double>(of_service->bytes_sent) / std::max(1.0, bytes_per_second))},
+          {"downtime_us", of_service->downtime_us},
+          {"from", {of_service->id.value, of_link->id.value}}};
+}
+
 // An instance's owner changes by confirm only.
 Status CheckSameOwner(const std::string& before, const std::string& after) {
   GODWIT_ASSIGN(const InstanceRecord was, InstanceRecord::FromJson(before));
@@ -350,7 +378,12 @@ Result<ApiResponse> Api::PatchOne(const ApiRequest& request, const std::string& 
     GODWIT_TRY(CheckIfMatch(request.if_match, old));
     json document = Parse(old->value);
     document.merge_patch(patch);
-    GODWIT_ASSIGN(const auto canonical, CanonicalOf(kind, document.dump()));
+    GODWIT_ASSIGN(auto canonical, CanonicalOf(kind, document.dump()));
+    if (kind == "devices") {
+      GODWIT_ASSIGN(DeviceRecord device, DeviceRecord::FromJson(canonical.second));
+      if (device.state != DeviceState::kOffline) device.state = StateUnder(device.maintenance);
+      canonical.second = device.ToJson();
+    }
     if (canonical.first != name) return InvalidArgument("a record's name cannot be changed");
     if (canonical.second == old->value) return Record(200, old->value, old->modified);
     Transaction transaction;
@@ -533,8 +566,10 @@ Result<ApiResponse> Api::Register(const ApiRequest& request, const std::string& 
                                 "; choose another --name, or stop that agent and wait until its lease has ended");
     }
     if (before.boot_id != device.boot_id) GODWIT_TRY(OnDeviceRestarted(device));
-    if (before.boot_id == device.boot_id && before.state == DeviceState::kCordoned) device.state = DeviceState::kCordoned;
+    const bool again = before.maintenance == Maintenance::kLeave && before.boot_id != device.boot_id;
+    device.maintenance = again ? Maintenance::kNone : before.maintenance;
   }
+  device.state = StateUnder(device.maintenance);
   GODWIT_ASSIGN(const store::LeaseId lease, metadata_.Grant(options_.lease_ttl));
   Transaction transaction;
   transaction.when = {alive ? Compare::ModifiedAt(alive_key, alive->modified) : Compare::Absent(alive_key)};
@@ -564,14 +599,23 @@ Result<ApiResponse> Api::Register(const ApiRequest& request, const std::string& 
 Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
   GODWIT_ASSIGN(const json body, BodyObject(request));
   GODWIT_ASSIGN(const std::string service_name, TextOf(body, "service"));
-  GODWIT_ASSIGN(const std::string target_name, TextOf(body, "target"));
+  GODWIT_ASSIGN(const std::string wanted_target, TextOf(body, "target"));
   GODWIT_ASSIGN(const std::uint64_t shard, NumberOf(body, "shard", 0));
+  const bool dry_run = body.contains("dry_run") && body["dry_run"] == json(true);
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     GODWIT_ASSIGN(const StoredView stored, LoadView(metadata_));
     const ClusterView& view = stored.view;
     const auto service = std::find_if(view.services.begin(), view.services.end(),
                                       [&](const ServiceRecord& s) { return s.name.value == service_name; });
     if (service == view.services.end()) return NoSuch("services", service_name);
+    std::string target_name = wanted_target;
+    if (wanted_target == "auto") {
+      const auto moving = std::find_if(view.instances.begin(), view.instances.end(),
+                                       [&](const InstanceRecord& i) { return i.service == service->name && i.shard == shard; });
+      if (moving == view.instances.end()) return NotFound("service '" + service_name + "' has no instance of shard " + std::to_string(shard));
+      GODWIT_ASSIGN(const DeviceName chosen, ChooseDevice(view, *service, &*moving));
+      target_name = chosen.value;
+    }
     const auto target = std::find_if(view.devices.begin(), view.devices.end(),
                                      [&](const DeviceRecord& d) { return d.name.value == target_name; });
     if (target == view.devices.end()) return NoSuch("devices", target_name);
@@ -607,16 +651,7 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
     if (const auto moving = stored.moving.find(instance->id); moving != stored.moving.end()) {
       return FailedPrecondition("instance '" + instance->id.value + "' is being moved already: migration " + moving->second.value);
     }
-    MigrationRecord migration;
-    migration.id = MigrationId(RandomId("m"));
-    migration.service = service->name;
-    migration.instance = instance->id;
-    migration.shard = static_cast<std::uint32_t>(shard);
-    migration.source = instance->device;
-    migration.target = target->name;
-    migration.epoch = instance->epoch.Next();
-    migration.source_isa = source->isa;
-    migration.target_isa = target->isa;
+    MigrationRecord migration = NewMigration(view, *service, *instance, target->name, MigrationId(RandomId("m")));
     migration.reason = body.value("reason", json("manual")).is_string() ? body.value("reason", std::string("manual")) : "manual";
     const std::string mode = body.contains("mode") && body["mode"].is_string() ? body["mode"].get<std::string>() : "auto";
     if (mode == "postcopy" || mode == "hybrid") return Unsupported("mode '" + mode + "' is not there yet; use 'auto', 'precopy' or 'stop'");
@@ -624,16 +659,9 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
     migration.mode = mode;
     if (body.contains("max_downtime_ms")) {
       GODWIT_ASSIGN(migration.max_downtime_ms, NumberOf(body, "max_downtime_ms"));
-    } else if (service->manifest.migration.max_downtime) {
-      migration.max_downtime_ms = static_cast<std::uint64_t>(service->manifest.migration.max_downtime->count());
     }
-    const std::string key = KeyOf("migrations", migration.id.value), moving_key = std::string(kMovingPrefix) + migration.instance.value;
-    const std::string instance_key = KeyOf("instances", migration.instance.value);
-    GODWIT_ASSIGN(const auto done,
-                  metadata_.Commit({{Compare::Absent(moving_key), Compare::Absent(key),
-                                     Compare::ModifiedAt(instance_key, stored.modified.at(instance_key))},
-                                    {Put{key, migration.ToJson(), {}}, Put{moving_key, migration.id.value, {}}},
-                                    {}}));
+    if (dry_run) return Json(200, {{"migration", json::parse(migration.ToJson())}, {"estimate", EstimateOf(stored, migration)}});
+    GODWIT_ASSIGN(const auto done, metadata_.Commit(StartOf(stored, migration)));
     if (done.succeeded) return Record(202, migration.ToJson(), done.revision);
   }
   return Aborted("the instance kept changing; try again");

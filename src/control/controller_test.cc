@@ -273,6 +273,66 @@ TEST_F(ControllerTest, APendingMigrationCanBeCancelledAndOneThatIsOverForgotten)
   EXPECT_EQ(Call("DELETE", "/v1/migrations/" + again["id"].get<std::string>()).status, 409);
 }
 
+TEST_F(ControllerTest, ADryRunChangesNothingAndAutoChoosesADevice) {
+  Register("host0");
+  RunningOn("store", "host0");
+  Register("host1");
+  json wanted{{"service", "store"}, {"target", "auto"}, {"dry_run", true}};
+  HttpAnswer answer = Call("POST", "/v1/migrations", wanted);
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  json plan = json::parse(answer.body);
+  EXPECT_EQ(plan["migration"]["target"], "host1");
+  EXPECT_TRUE(plan["estimate"].contains("unknown"));
+  EXPECT_EQ(Get("/v1/migrations")["items"].size(), 0u);
+  wanted["dry_run"] = false;
+  answer = Call("POST", "/v1/migrations", wanted);
+  ASSERT_EQ(answer.status, 202) << answer.body;
+  const std::string id = json::parse(answer.body)["id"].get<std::string>();
+  EXPECT_EQ(Call("PATCH", "/v1/migrations/" + id, {{"phase", "Done"}, {"total_us", 2'000'000}, {"bytes_sent", 10'000'000}, {"memory_bytes", 20'000'000}, {"downtime_us", 700}}).status, 200);
+  wanted["dry_run"] = true;
+  plan = json::parse(Call("POST", "/v1/migrations", wanted).body);
+  EXPECT_EQ(plan["estimate"]["total_us"], 2'000'000) << plan;
+  EXPECT_EQ(plan["estimate"]["bytes_per_second"], 5'000'000);
+  EXPECT_EQ(plan["estimate"]["memory_bytes"], 20'000'000);
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host1", {{"maintenance", "cordon"}}).status, 200);
+  answer = Call("POST", "/v1/migrations", wanted);
+  EXPECT_EQ(answer.status, 429) << answer.body;
+  EXPECT_THAT(answer.body, ::testing::HasSubstr("host1: is cordoned"));
+}
+
+TEST_F(ControllerTest, MaintenanceStaysUntilItIsTakenBackButForADeviceThatOnlyLeft) {
+  Register("host0");
+  const auto state = [&] { return Get("/v1/devices/host0")["state"].get<std::string>(); };
+  const auto set = [&](const char* maintenance) { EXPECT_EQ(Call("PATCH", "/v1/devices/host0", {{"maintenance", maintenance}}).status, 200); };
+  set("cordon");
+  EXPECT_EQ(state(), "cordoned");
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host0", {{"load", 0.5}, {"state", "ready"}}).status, 200);
+  EXPECT_EQ(state(), "cordoned");
+  Register("host0", 1);
+  EXPECT_EQ(state(), "cordoned");
+  Register("host0", 2);
+  EXPECT_EQ(state(), "cordoned");
+  set("none");
+  EXPECT_EQ(state(), "ready");
+  set("leave");
+  Register("host0", 2);
+  EXPECT_EQ(state(), "cordoned");
+  Register("host0", 3);
+  EXPECT_EQ(state(), "ready");
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host0", {{"maintenance", "holiday"}}).status, 400);
+}
+
+TEST_F(ControllerTest, ADrainedDevicesInstancesAreMoved) {
+  Register("host0");
+  const std::string id = RunningOn("store", "host0");
+  Register("host1");
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host0", {{"maintenance", "drain"}}).status, 200);
+  const json list = Until("/v1/migrations", [](const json& l) { return !l["items"].empty(); });
+  EXPECT_EQ(list["items"][0]["instance"], id);
+  EXPECT_EQ(list["items"][0]["target"], "host1");
+  EXPECT_EQ(list["items"][0]["reason"], "drain");
+}
+
 TEST_F(ControllerTest, ARestartedAgentLosesItsInstancesAndItsMigrations) {
   Register("host0", 1);
   const std::string db = RunningOn("db", "host0");

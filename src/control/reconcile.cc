@@ -31,6 +31,7 @@ class Reconciler {
     for (const DeviceRecord& device : view_.devices) ReconcileDevice(device);
     for (const MigrationRecord& migration : view_.migrations) ReconcileMigration(migration);
     for (const InstanceRecord& instance : view_.instances) ReconcileInstance(instance);
+    for (const DeviceRecord& device : view_.devices) Drain(device);
     for (const ServiceRecord& service : view_.services) ReconcileService(service);
     return std::move(decisions_);
   }
@@ -106,6 +107,34 @@ class Reconciler {
     if (instance.package != service->package) return Delete(instance);
   }
 
+  void Drain(const DeviceRecord& device) {
+    if (device.maintenance < Maintenance::kDrain || !Live(view_, device.name)) return;
+    for (const InstanceRecord& instance : view_.instances) {
+      const ServiceRecord* service = Find(view_.services, instance.service, &ServiceRecord::name);
+      if (instance.device != device.name || !service || Moving(instance)) continue;
+      // Where nothing would be lost another one is made elsewhere.
+      const bool stays = !service->manifest.migration.allow;
+      if (instance.state == InstanceState::kPending || (stays && service->manifest.state == StateClass::kStateless)) {
+        Delete(instance);
+        continue;
+      }
+      if (instance.state != InstanceState::kRunning || stays) continue;
+      std::size_t here = 0, everywhere = 0;
+      for (const MigrationRecord& migration : after_.migrations) {
+        if (IsFinal(migration.phase)) continue;
+        ++everywhere;
+        here += migration.source == device.name;
+      }
+      if (here >= kDrainsOfDeviceMax || everywhere >= kDrainsMax) continue;
+      const Result<DeviceName> target = ChooseDevice(after_, *service, &instance);
+      if (!target.ok()) continue;
+      MigrationRecord migration = NewMigration(view_, *service, instance, *target, MigrationId(new_id_("m")));
+      migration.reason = kDrainReason;
+      after_.migrations.push_back(migration);
+      decisions_.push_back(StartMigration{std::move(migration)});
+    }
+  }
+
   void ReconcileService(const ServiceRecord& service) {
     std::map<std::uint32_t, std::vector<const InstanceRecord*>> by_shard;
     for (const InstanceRecord& instance : after_.instances) {
@@ -166,7 +195,28 @@ std::string Misfit(const ClusterView& view, const ServiceRecord& service, const 
   return "";
 }
 
-Result<DeviceName> ChooseDevice(const ClusterView& view, const ServiceRecord& service) {
+MigrationRecord NewMigration(const ClusterView& view, const ServiceRecord& service, const InstanceRecord& instance, const DeviceName& target,
+                             MigrationId id) {
+  MigrationRecord migration;
+  migration.id = std::move(id);
+  migration.service = service.name;
+  migration.instance = instance.id;
+  migration.shard = instance.shard;
+  migration.source = instance.device;
+  migration.target = target;
+  migration.epoch = instance.epoch.Next();
+  migration.mode = "auto";
+  for (const DeviceRecord& device : view.devices) {
+    if (device.name == instance.device) migration.source_isa = device.isa;
+    if (device.name == target) migration.target_isa = device.isa;
+  }
+  if (service.manifest.migration.max_downtime) {
+    migration.max_downtime_ms = static_cast<std::uint64_t>(service.manifest.migration.max_downtime->count());
+  }
+  return migration;
+}
+
+Result<DeviceName> ChooseDevice(const ClusterView& view, const ServiceRecord& service, const InstanceRecord* moving) {
   // Smaller is better, members in the order of the header.
   using Rank = std::tuple<int, int, int, std::size_t, DeviceName>;
   std::optional<Rank> best;
@@ -175,6 +225,8 @@ Result<DeviceName> ChooseDevice(const ClusterView& view, const ServiceRecord& se
     std::string reason = Misfit(view, service, device);
     if (!Live(view, device.name)) reason = "is offline";
     else if (device.state != DeviceState::kReady) reason = "is " + std::string(ToString(device.state));
+    else if (moving && moving->device == device.name) reason = "has it";
+    else if (moving && view.refused_lately.count({moving->id, device.name}) != 0) reason = "could not take it a moment ago";
     if (!reason.empty()) {
       reasons += "; " + device.name.value + ": " + reason;
       continue;

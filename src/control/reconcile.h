@@ -2,14 +2,15 @@
 // out; no I/O, no clock.
 //
 // A service without a live instance gets one on a fitting device. A device whose lease is gone is offline: its
-// stateless instances are placed elsewhere, its stateful ones are Failed, since their state was there. A migration
-// that nobody can finish is ended. Applying all decisions and reconciling again yields none.
+// stateless instances are placed elsewhere, its stateful ones are Failed, since their state was there. A device that is
+// drained has its instances moved elsewhere, few at once. A migration that nobody can finish is ended. Applying all decisions and reconciling again yields none.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -30,7 +31,14 @@ struct ClusterView {
   // long: what of the clock matters here.
   std::set<model::InstanceId> failed_lately;
   std::set<model::MigrationId> stalled;
+  // Targets to which an instance could not be moved lately.
+  std::set<std::pair<model::InstanceId, model::DeviceName>> refused_lately;
 };
+
+// Moves for draining at once: away from one device, and in the cluster.
+inline constexpr std::size_t kDrainsOfDeviceMax = 2, kDrainsMax = 4;
+// MigrationRecord::reason of these.
+inline constexpr std::string_view kDrainReason = "drain";
 
 struct SetDeviceState {
   model::DeviceName device;
@@ -52,16 +60,24 @@ struct EndMigration {
   model::MigrationPhase phase;
   std::string error;
 };
-using Decision = std::variant<SetDeviceState, CreateInstance, DeleteInstance, SetInstanceState, EndMigration>;
+struct StartMigration {
+  model::MigrationRecord migration;
+};
+using Decision = std::variant<SetDeviceState, CreateInstance, DeleteInstance, SetInstanceState, EndMigration, StartMigration>;
 
 // `new_id` makes an instance's id from a prefix.
 std::vector<Decision> Reconcile(const ClusterView& view,
                                 const std::function<std::string(const std::string& prefix)>& new_id);
 
-// The device for one more instance of `service`. Required: the lease, state ready, the manifest's [placement]
+// The intent to move `instance` of `service` from its device to `target`, both known to `view`, as its manifest has it.
+model::MigrationRecord NewMigration(const ClusterView& view, const model::ServiceRecord& service, const model::InstanceRecord& instance,
+                                    const model::DeviceName& target, model::MigrationId id);
+
+// The device for one more instance of `service`, or for `moving`, which is somewhere else already. Required: the lease, state ready, the manifest's [placement]
 // require, code for its ISA, memory. Then the first that decides: prefer, near, class host first, fewest instances,
 // name. kResourceExhausted: none fits; the message says for each why not.
-Result<model::DeviceName> ChooseDevice(const ClusterView& view, const model::ServiceRecord& service);
+Result<model::DeviceName> ChooseDevice(const ClusterView& view, const model::ServiceRecord& service,
+                                       const model::InstanceRecord* moving = nullptr);
 
 // Why `device` can never run an instance of `service`; empty if it can.
 std::string Misfit(const ClusterView& view, const model::ServiceRecord& service, const model::DeviceRecord& device);

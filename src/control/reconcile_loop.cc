@@ -24,6 +24,7 @@ using store::Put;
 using store::Transaction;
 
 constexpr seconds kRestartDelay{5};         // Before a failed stateless instance is started again.
+constexpr seconds kRefusedDelay{10};        // Before a target is tried again for an instance that it could not take.
 constexpr seconds kPendingMax{30};          // For a source's agent to begin a migration.
 constexpr seconds kNoProgressMax{300};      // For a migration to reach its next phase or report anything.
 constexpr seconds kConfirmMax{10};          // For a live target to confirm what a lost source may have sent it.
@@ -100,6 +101,15 @@ class Loop final : public ReconcileLoop {
     }
     failed_since_ = std::move(failed);
 
+    std::map<MigrationId, steady_clock::time_point> refused;
+    for (const MigrationRecord& migration : stored.view.migrations) {
+      if (migration.phase != MigrationPhase::kFailed || migration.reason != kDrainReason) continue;
+      const auto known = refused_since_.find(migration.id);
+      refused[migration.id] = known == refused_since_.end() ? now : known->second;
+      if (now - refused[migration.id] < kRefusedDelay) stored.view.refused_lately.emplace(migration.instance, migration.target);
+    }
+    refused_since_ = std::move(refused);
+
     std::map<MigrationId, std::pair<store::Revision, steady_clock::time_point>> progress;
     std::map<MigrationId, steady_clock::time_point> source_lost;
     for (const MigrationRecord& migration : stored.view.migrations) {
@@ -161,6 +171,12 @@ class Loop final : public ReconcileLoop {
             {Put{key, migration.ToJson(), {}}, Delete{Keys::One(std::string(kMovingPrefix) + migration.instance.value)}}, {}};
   }
 
+  Transaction Carry(const StoredView& stored, const StartMigration& decision) {
+    const MigrationRecord& migration = decision.migration;
+    spdlog::info("instance {} is moved from {} to {}: {}", migration.instance.value, migration.source.value, migration.target.value, migration.reason);
+    return StartOf(stored, migration);
+  }
+
   // Locks of migrations that are over, and the oldest records of those.
   Status Tidy(const StoredView& stored) {
     for (const auto& [instance, id] : stored.moving) {
@@ -185,6 +201,7 @@ class Loop final : public ReconcileLoop {
   std::condition_variable changed_;
   bool stopping_ = false, dirty_ = true, watch_ended_ = false;  // Guarded by mutex_; the rest is the thread's.
   std::map<InstanceId, steady_clock::time_point> failed_since_;
+  std::map<MigrationId, steady_clock::time_point> refused_since_;
   std::map<MigrationId, std::pair<store::Revision, steady_clock::time_point>> progress_;
   std::map<MigrationId, steady_clock::time_point> source_lost_;
   std::string last_error_;

@@ -62,6 +62,9 @@ class ReconcileTest : public ::testing::Test {
   static std::string Line(const EndMigration& d) {
     return d.migration.value + " " + std::string(ToString(d.phase)) + (d.error.empty() ? "" : ": " + d.error);
   }
+  static std::string Line(const StartMigration& d) {
+    return "move " + d.migration.instance.value + " " + d.migration.source.value + " -> " + d.migration.target.value + " for " + d.migration.reason;
+  }
 
   ClusterView view;
 };
@@ -211,6 +214,43 @@ TEST_F(ReconcileTest, AnInstanceThatItsSourceWonBackIsLeftToItsSourcesReport) {
   view.stalled.clear();
   view.instances[0].epoch = migration.epoch.Next();
   EXPECT_THAT(Decisions(), ElementsAre("m-0 Failed: the instance got another owner meanwhile"));
+}
+
+TEST_F(ReconcileTest, ADrainedDeviceLosesItsInstancesFewAtOnce) {
+  Device("csd0", DeviceClass::kCsd);
+  Device("host0").state = DeviceState::kCordoned;
+  view.devices.back().maintenance = Maintenance::kDrain;
+  for (const char* name : {"a", "b", "c", "d"}) {
+    Service(name, kStateful);
+    Instance(name, "host0");
+  }
+  EXPECT_THAT(Decisions(), ElementsAre("move a-0 host0 -> csd0 for drain", "move b-1 host0 -> csd0 for drain"));
+  Migration(view.instances[0], "csd0", MigrationPhase::kCopying);
+  EXPECT_THAT(Decisions(), ElementsAre("move b-1 host0 -> csd0 for drain"));
+  view.devices.back().maintenance = Maintenance::kCordon;
+  EXPECT_THAT(Decisions(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, DrainingTriesAnotherTargetAfterARefusalAndLeavesWhatMayNotMove) {
+  Device("csd0", DeviceClass::kCsd);
+  Device("csd1", DeviceClass::kCsd);
+  Device("host0").state = DeviceState::kCordoned;
+  view.devices.back().maintenance = Maintenance::kLeave;
+  Service("a", kStateful);
+  Service("fixed", std::string(kStateful) + "[migration]\nallow = false\n");
+  Service("free", "[migration]\nallow = false\n");
+  Service("new", kStateful);
+  Instance("a", "host0");
+  Instance("fixed", "host0");
+  Instance("free", "host0");
+  Instance("new", "host0", InstanceState::kPending);
+  EXPECT_THAT(Decisions(), ElementsAre("move a-0 host0 -> csd0 for drain", "delete free-2", "delete new-3", "create free/0 on csd0", "create new/0 on csd1"));
+  view.refused_lately.emplace(view.instances[0].id, DeviceName("csd0"));
+  EXPECT_EQ(Decisions().front(), "move a-0 host0 -> csd1 for drain");
+  view.refused_lately.emplace(view.instances[0].id, DeviceName("csd1"));
+  EXPECT_EQ(Decisions().front(), "delete free-2");
+  Lose("host0");
+  EXPECT_EQ(Decisions().front(), "host0 offline");
 }
 
 }  // namespace

@@ -12,6 +12,15 @@ void Add(const std::string& json, std::vector<Record>& to) {
 
 }  // namespace
 
+store::Transaction StartOf(const StoredView& stored, const model::MigrationRecord& migration) {
+  using store::Compare;
+  const std::string key = KeyOf("migrations", migration.id.value), moving_key = std::string(kMovingPrefix) + migration.instance.value;
+  const std::string instance_key = KeyOf("instances", migration.instance.value);
+  return {{Compare::Absent(moving_key), Compare::Absent(key), Compare::ModifiedAt(instance_key, stored.modified.at(instance_key))},
+          {store::Put{key, migration.ToJson(), {}}, store::Put{moving_key, migration.id.value, {}}},
+          {}};
+}
+
 Result<StoredView> LoadView(store::Metadata& metadata) {
   GODWIT_ASSIGN(const store::RangeResult all, metadata.Range(store::Keys::Prefix("/")));
   StoredView stored;

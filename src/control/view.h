@@ -17,6 +17,9 @@ struct StoredView {
   std::map<model::InstanceId, model::MigrationId> moving;
 };
 
+// What begins the migration: its record and the instance's lock, provided that the instance is as it was read.
+store::Transaction StartOf(const StoredView& stored, const model::MigrationRecord& migration);
+
 // Records that cannot be read (written by something else) are left out: one bad record must not stop the others.
 Result<StoredView> LoadView(store::Metadata& metadata);
 

@@ -117,6 +117,16 @@ std::string_view ToString(DeviceState value) {
   return "";
 }
 
+std::string_view ToString(Maintenance value) {
+  switch (value) {
+    case Maintenance::kNone: return "none";
+    case Maintenance::kCordon: return "cordon";
+    case Maintenance::kDrain: return "drain";
+    case Maintenance::kLeave: return "leave";
+  }
+  return "";
+}
+
 std::string_view ToString(InstanceState value) {
   switch (value) {
     case InstanceState::kPending: return "Pending";
@@ -161,6 +171,7 @@ std::string DeviceRecord::ToJson() const {
               {"channel", channel},
               {"url", url},
               {"emulated", emulated},
+              {"maintenance", ToString(maintenance)},
               {"page_tracker", page_tracker}}
       .dump();
 }
@@ -184,6 +195,7 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
   record.channel = in.Text("channel", true);
   record.url = in.Text("url", true);
   record.emulated = in.Texts("emulated");
+  record.maintenance = in.OneOf("maintenance", Maintenance::kNone, Maintenance::kLeave, std::optional(Maintenance::kNone));
   record.page_tracker = in.Text("page_tracker");
   return in.Finish(std::move(record));
 }

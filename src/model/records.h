@@ -22,6 +22,9 @@ namespace godwit::model {
 
 enum class DeviceClass : std::uint8_t { kHost, kCsd, kCpm };                   // "host", "csd", "cpm"
 enum class DeviceState : std::uint8_t { kReady, kCordoned, kOffline };         // "ready", ...
+// What people, or a device that goes, want with it: "none", "cordon" (nothing new comes here), "drain" (and what is here
+// goes elsewhere), "leave" (likewise, until its agent begins anew).
+enum class Maintenance : std::uint8_t { kNone, kCordon, kDrain, kLeave };
 enum class InstanceState : std::uint8_t { kPending, kStarting, kRunning, kFailed };  // "Pending", ...
 enum class MigrationPhase : std::uint8_t {  // "Pending", ...
   kPending, kPreparing, kCopying, kStopping, kCommitting, kResuming, kDone, kFailed, kCancelled,
@@ -29,6 +32,7 @@ enum class MigrationPhase : std::uint8_t {  // "Pending", ...
 
 std::string_view ToString(DeviceClass value);
 std::string_view ToString(DeviceState value);
+std::string_view ToString(Maintenance value);
 std::string_view ToString(InstanceState value);
 std::string_view ToString(MigrationPhase value);
 std::optional<DeviceClass> ParseDeviceClass(std::string_view text);
@@ -36,7 +40,7 @@ std::optional<DeviceClass> ParseDeviceClass(std::string_view text);
 // Done, Failed and Cancelled: nothing changes any more.
 constexpr bool IsFinal(MigrationPhase phase) { return phase >= MigrationPhase::kDone; }
 
-// Key /devices/NAME; written by its agent under its lease, state by the controller when the lease is lost.
+// Key /devices/NAME; written by its agent under its lease, state by the controller, maintenance by people.
 struct DeviceRecord {
   DeviceName name;
   DeviceClass device_class = DeviceClass::kHost;  // JSON member "class".
@@ -44,11 +48,12 @@ struct DeviceRecord {
   std::uint32_t cores = 1;
   ByteCount memory;                               // "memory_bytes"
   double load = 0;                                // Of all cores, 0..1.
-  DeviceState state = DeviceState::kReady;
+  DeviceState state = DeviceState::kReady;        // kCordoned: alive, and under any maintenance.
   BootId boot_id;
   std::string channel;                            // "host:port" of its agent channel.
   std::string url;                                // "http://host:port" of its HTTP gateway.
   std::vector<std::string> emulated;              // What of it is emulated, for people.
+  Maintenance maintenance = Maintenance::kNone;
   std::string page_tracker;  // How pages that a running guest writes are found here: "userfaultfd", "mprotect", "none".
 
   std::string ToJson() const;

@@ -377,6 +377,12 @@ Result<std::unique_ptr<InstanceHost>> InstanceHost::Create(Options options) {
   return std::unique_ptr<InstanceHost>(std::move(host));
 }
 
+void InstanceHost::Rehearse(Options options) {
+  HostCore core(std::move(options));
+  core.stopping = true;
+  Worker(&core).Rehearse();
+}
+
 Result<std::unique_ptr<InstanceHost>> InstanceHost::CreateFromBundle(Options options, ByteView bundle, ArrivingMemories memories) {
   GODWIT_ASSIGN(auto decoded, DecodeBundle(bundle));
   auto host = std::make_unique<Host>(std::move(options));

@@ -93,6 +93,10 @@ Status Worker::RunToEnd(runtime::Instance& instance, std::uint32_t function) {
   return FailedPrecondition("the service did not finish starting");
 }
 
+void Worker::Rehearse() {
+  if (core_->reactor()) static_cast<void>(CreateInstance(nullptr).ok());
+}
+
 Status Worker::Initialise() {
   GODWIT_ASSIGN(instance_, CreateInstance(nullptr));
   if (const auto start = instance_->start_function()) GODWIT_TRY(RunToEnd(*instance_, *start));

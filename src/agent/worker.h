@@ -20,6 +20,8 @@ class Worker {
   explicit Worker(HostCore* core);
   ~Worker();  // Joins; HostCore::stopping is set.
 
+  // Makes an instance as Restore will, and drops it: what it leaves behind serves that one, and all of it is in the caches.
+  void Rehearse();
   // Before Launch, by the thread that makes the host.
   Status Initialise();  // A reactor's instance, with its start function and _initialize run.
   Status Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving,

@@ -57,6 +57,8 @@ PRELUDE = f"""
   (memory $m (export "memory") 1 3)
   (global $fuel (mut i32) (i32.const 0))
   (global $depth (mut i32) (i32.const 0))
+  (global $least (mut i64) (i64.const 0x8000000000000000))
+  (global $ones (mut i64) (i64.const -1))
   (func $cf32 (param f32) (result f32) (select (local.get 0) (f32.const nan) (f32.eq (local.get 0) (local.get 0))))
   (func $cf64 (param f64) (result f64) (select (local.get 0) (f64.const nan) (f64.eq (local.get 0) (local.get 0))))
   (func $cf32x4 (param v128) (result v128)
@@ -199,6 +201,8 @@ class Generator:
         r = self.random
         if self.chance(0.003):
             return self.expression("i32", 1), ""
+        if self.chance(0.06):
+            return f"(i32.const {r.choice([0, 0, 4, 64, 1000])})", ""
         if self.chance(0.005):
             return f"(i32.const {MEMORY - r.randint(0, 17)})", ""
         inner = self.expression("i32", min(depth, 2))
@@ -357,7 +361,11 @@ class Generator:
             return f"({op} {sub()})"
         if roll < 0.2:
             right = sub() if self.chance(0.04) else f"({t}.or {sub()} ({t}.const 1))"
-            return f"({t}.{r.choice(['div_s', 'div_u', 'rem_s', 'rem_u'])} {sub()} {right})"
+            left = sub()
+            if self.chance(0.15):  # Where the machine's division overflows, and the optimiser does not see it coming.
+                left, right = ("(global.get $least)", "(global.get $ones)") if t == "i64" else \
+                    ("(i32.wrap_i64 (i64.shr_u (global.get $least) (i64.const 32)))", "(i32.wrap_i64 (global.get $ones))")
+            return f"({t}.{r.choice(['div_s', 'div_u', 'rem_s', 'rem_s', 'rem_u'])} {left} {right})"
         if roll < 0.34 and t == "i32":
             u = r.choice(SCALARS)
             return f"({u}.{r.choice(COMPARE[u[0]])} {sub(u)} {sub(u)})"

@@ -261,7 +261,6 @@ Status Arriving::Prepare() {
   record.state = model::InstanceState::kRunning;
   GODWIT_ASSIGN(options_, context_.site.Prepare(record, service, memory_bytes_));
   WarmThread::Prepare(kThreadsOfAHost);
-  InstanceHost::Rehearse(*options_);
   std::uint64_t sum = 0;
   ArrivingMemories memories;
   for (const std::uint64_t bytes : memories_) {

@@ -252,7 +252,9 @@ Result<InstanceHost::Options> Site::Prepare(const model::InstanceRecord& record,
     Abandon(record.id);
     return module.error();
   }
-  return InstanceHost::Options{record, service, std::move(module).value(), environment_};
+  InstanceHost::Options options{record, service, std::move(module).value(), environment_};
+  InstanceHost::Rehearse(options);
+  return options;
 }
 
 void Site::Abandon(const model::InstanceId& id) {

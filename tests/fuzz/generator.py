@@ -83,6 +83,7 @@ class Generator:
         # In some only: the reference interpreter does not get over all of them.
         self.exceptions = 1 if r.random() < 0.25 else 0
         self.globals = [(f"$g{i}", r.choice(TYPES)) for i in range(r.randint(2, 5))]
+        self.data = r.randbytes(2048)  # At the begin of the memory, where most accesses are.
         shared = self.signature()
         self.functions = []
         for i in range(r.randint(4, 8)):
@@ -236,7 +237,7 @@ class Generator:
 
     def indirect(self, depth):
         index = f"(i32.and {self.expression('i32', 1)} (i32.const {SLOTS // 2 - 1}))"
-        if self.chance(0.05):
+        if self.chance(0.15):
             index = f"(i32.and {self.expression('i32', 1)} (i32.const {SLOTS + 1}))"
         return self.guarded(f"(call_indirect $t (type $shared) {self.arguments(self.shared[0], 1)} {index})", self.shared[1])
 
@@ -472,6 +473,7 @@ class Generator:
         parts = ["(module\n", imports, "  (type $shared (func", "".join(f" (param {t})" for t in self.shared[0]), "".join(f" (result {t})" for t in self.shared[1]), "))\n"]
         parts += [f"  (tag $e{i}{''.join(f' (param {t})' for t in types)})\n" for i, types in enumerate(self.tags)]
         parts += [PRELUDE, f"  (table $t {SLOTS} {SLOTS} funcref)\n  (elem (i32.const 0) {' '.join(slots)})\n", "  (data (i32.const 65520) \"\\01\\02\\f3\\84the end\")\n",
+                  "  (data (i32.const 0) \"" + "".join(f"\\{byte:02x}" for byte in self.data) + "\")\n",
                   "  (data $d \"0123456789abcdef\")\n"]
         parts += [f"  (global {name} (mut {t}) {self.zero(t)})\n" for name, t in self.globals]
         parts += [f"  (elem declare func {' '.join(f.name for f in self.same)})\n"]

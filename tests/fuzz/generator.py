@@ -238,7 +238,7 @@ class Generator:
     def indirect(self, depth):
         index = f"(i32.and {self.expression('i32', 1)} (i32.const {SLOTS // 2 - 1}))"
         if self.chance(0.15):
-            index = f"(i32.and {self.expression('i32', 1)} (i32.const {SLOTS + 1}))"
+            index = f"(i32.and {self.expression('i32', 1)} (i32.const {2 * SLOTS - 1}))"
         return self.guarded(f"(call_indirect $t (type $shared) {self.arguments(self.shared[0], 1)} {index})", self.shared[1])
 
     def leave(self, depth):
@@ -469,10 +469,11 @@ class Generator:
         for name, t in self.globals:
             state = f"(call $mix {state} {self.hashed(t, f'(global.get {name})')})"
         others = [f for f in self.functions if f not in self.same] or self.functions
-        slots = [r.choice(self.same).name for _ in range(SLOTS // 2)] + [r.choice(others).name for _ in range(SLOTS // 2 - 1)]
+        first = [r.choice(self.same).name for _ in range(SLOTS // 2)]
+        second = [r.choice(others).name for _ in range(SLOTS // 2 - 1)]  # Behind a null.
         parts = ["(module\n", imports, "  (type $shared (func", "".join(f" (param {t})" for t in self.shared[0]), "".join(f" (result {t})" for t in self.shared[1]), "))\n"]
         parts += [f"  (tag $e{i}{''.join(f' (param {t})' for t in types)})\n" for i, types in enumerate(self.tags)]
-        parts += [PRELUDE, f"  (table $t {SLOTS} {SLOTS} funcref)\n  (elem (i32.const 0) {' '.join(slots)})\n", "  (data (i32.const 65520) \"\\01\\02\\f3\\84the end\")\n",
+        parts += [PRELUDE, f"  (table $t {SLOTS} {SLOTS} funcref)\n  (elem (i32.const 0) {' '.join(first)})\n  (elem (i32.const {SLOTS // 2 + 1}) {' '.join(second)})\n", "  (data (i32.const 65520) \"\\01\\02\\f3\\84the end\")\n",
                   "  (data (i32.const 0) \"" + "".join(f"\\{byte:02x}" for byte in self.data) + "\")\n",
                   "  (data $d \"0123456789abcdef\")\n"]
         parts += [f"  (global {name} (mut {t}) {self.zero(t)})\n" for name, t in self.globals]

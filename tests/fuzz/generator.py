@@ -136,13 +136,15 @@ class Generator:
         self.labels = 0
         head = [f"(if (i32.lt_s (global.get $fuel) (i32.const 0)) (then (return {' '.join(self.constant(t) for t in function.results)})))",
                 "(global.set $fuel (i32.sub (global.get $fuel) (i32.const 10)))"]
+        # One address that loads and stores come back to.
+        head.append(f"(local.set $a (i32.and {self.leaf('i32')} (i32.const {r.choice([0x38, 0x3f8, 0x7f0])})))")
         body = [self.statement(4) for _ in range(r.randint(2, 7))]
         tail = [self.expression(t, 3) for t in function.results]
         behind = [f for f in self.functions[function.index + 1:] if f.results == function.results]
         if behind and self.chance(0.2):
             callee = r.choice(behind)
             tail = [f"(return_call {callee.name} {self.arguments(callee.params, 2)})"]
-        declared = "".join(f" (local {n} {t})" for n, t in own) + "".join(f" (local {n} i32)" for n in self.counters)
+        declared = "".join(f" (local {n} {t})" for n, t in own) + "".join(f" (local {n} i32)" for n in [*self.counters, "$a"])
         params = "".join(f" (param {n} {t})" for n, t in self.locals[:len(function.params)])
         results = "".join(f" (result {t})" for t in function.results)
         return f"  (func {function.name}{params}{results}{declared}\n    " + "\n    ".join(head + body + tail) + ")\n"
@@ -204,6 +206,8 @@ class Generator:
             return self.expression("i32", 1), ""
         if self.chance(0.06):
             return f"(i32.const {r.choice([0, 0, 4, 64, 1000])})", ""
+        if self.chance(0.15):
+            return "(local.get $a)", ""
         if self.chance(0.005):
             return f"(i32.const {MEMORY - r.randint(0, 17)})", ""
         inner = self.expression("i32", min(depth, 2))

@@ -158,6 +158,9 @@ void AddBenchCommand(CLI::App& app, Session& session) {
       "Examples:\n"
       "  godwit bench start\n"
       "  godwit bench start --rounds 20 --html start.html");
+  auto* link = add("link", "What TLS between agents costs: throughput and latency of page streams beside plaintext", BenchLink);
+  link->add_option("--rounds", options->rounds, "Rounds in which both take their turns (5)");
+  link->footer("Example:\n  godwit bench link --rounds 20 -o json");
   auto* migrate = add("migrate", "Live moves of a service against plain stop-and-copy, and what its client sees of them", BenchMigrate);
   migrate->add_option("--moves", options->moves, "Live moves of each case")->capture_default_str();
   migrate->add_option("--memory", options->memory_mib, "Sizes of memory, in MiB; 0: what a small reactor has")->delimiter(',')->capture_default_str();

@@ -20,6 +20,7 @@ struct AgentFlags {
   std::uint32_t cores = 1;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0;
   std::uint32_t drain_within_s = 0;
+  bool plaintext = false;
   bool die_with_parent = false;
 };
 
@@ -53,6 +54,7 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   options.emulated = flags.emulated;
   options.controller = flags.join;
   options.token = token;
+  options.plaintext = flags.plaintext;
   options.data = flags.data;
   if (!flags.trust_keys.empty()) {
     GODWIT_ASSIGN(auto trusted, package::TrustedKeys::Load(flags.trust_keys));
@@ -84,6 +86,7 @@ Status RunAgent(const AgentFlags& flags) {
   gateway::Relay::Options relay_options;
   relay_options.channel.self = {options.name, model::BootId::Random()};
   relay_options.channel.token = token;
+  relay_options.channel.plaintext = flags.plaintext;
   relay_options.channel.shape = options.shape;
   gateway::Relay relay(gateway_loop, relay_options);
   agent::Agent::Composition composition;
@@ -146,6 +149,7 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--link-latency-us", flags->link_latency_us, "Emulate a longer link for what this agent sends");
   command->add_option("--drain-within", flags->drain_within_s,
                       "At SIGTERM, have everything moved away first, within so many seconds; a second signal ends at once")->type_name("SECONDS")->check(CLI::Range(1, 86400));
+  command->add_flag("--plaintext", flags->plaintext, "No TLS between agents, to measure what it costs; on loopback alone, and all agents alike");
   command->add_flag("--die-with-parent", flags->die_with_parent, "End when the process that started this one ends");
   command->callback([flags, &exit_code] {
     const Status status = RunAgent(*flags);

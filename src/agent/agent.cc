@@ -205,6 +205,7 @@ class DeviceAgent final : public Agent {
     transport::ChannelOptions options;
     options.self = {options_.name, boot_};
     options.token = options_.token;
+    options.plaintext = options_.plaintext;
     options.shape = options_.shape;
     return options;
   }

@@ -32,6 +32,7 @@ class Agent {
     std::vector<std::string> emulated;   // What of the device is emulated, for people.
     std::string controller;              // URL
     std::string token;                   // Empty: none.
+    bool plaintext = false;              // As ChannelOptions has it.
     std::shared_ptr<const package::TrustedKeys> trusted;  // Who must have signed what runs here; null: anybody may.
     std::filesystem::path data;          // Folder for packages, datasets and the migration log; made if absent.
     std::string channel_address = "127.0.0.1";

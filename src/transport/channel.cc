@@ -9,15 +9,14 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/write.hpp>
 #include <fmt/format.h>
 
 #include "transport/channel_handshake.h"
 #include "transport/frame_parser.h"
 #include "transport/http_client.h"
 #include "transport/link_shaper.h"
+#include "transport/secure_socket.h"
 
 namespace godwit::transport {
 
@@ -28,7 +27,6 @@ using asio::ip::tcp;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kReadBytes = 256 << 10;
 constexpr std::chrono::seconds kCloseTimeout{1};
 
 std::string AddressOf(const tcp::endpoint& endpoint) {
@@ -42,13 +40,11 @@ void PutU32(Bytes& out, std::size_t value) {
 // A proven connection. Members are loop-bound but for those under mutex_.
 class ChannelImpl final : public Channel {
  public:
-  ChannelImpl(EventLoop& loop, tcp::socket socket, const ChannelOptions& options, ChannelIdentity peer, std::string address,
-              std::uint64_t sent, std::uint64_t received)
+  // `early`: what came after the handshake.
+  ChannelImpl(EventLoop& loop, std::unique_ptr<SecureSocket> socket, const ChannelOptions& options, ChannelIdentity peer,
+              std::string address, Bytes early)
       : loop_(loop), socket_(std::move(socket)), timer_(loop.context()), peer_(std::move(peer)), address_(std::move(address)),
-        ping_interval_(options.ping_interval), loss_timeout_(options.loss_timeout), shaper_(options.shape) {
-    bytes_sent_ = sent;
-    bytes_received_ = received;
-  }
+        ping_interval_(options.ping_interval), loss_timeout_(options.loss_timeout), early_(std::move(early)), shaper_(options.shape) {}
 
   std::function<void()> on_end;  // For the owner, when the channel has closed.
 
@@ -56,9 +52,9 @@ class ChannelImpl final : public Channel {
     if (!open_) return;
     handlers_ = std::move(handlers);
     received_at_ = Clock::now();
-    buffer_.resize(kReadBytes);
-    Read();
     Tick();
+    if (early_.empty()) return Read();
+    asio::post(loop_.context(), [self = Self()] { self->OnRead({}, self->early_); });
   }
 
   const ChannelIdentity& peer() const override { return peer_; }
@@ -67,7 +63,7 @@ class ChannelImpl final : public Channel {
   bool open() const override { return open_; }
   std::uint64_t NextCall() override { return next_call_++; }
   std::size_t queued_bytes() const override { return queued_; }
-  ChannelCounters counters() const override { return {bytes_sent_, bytes_received_, frames_sent_, frames_received_}; }
+  ChannelCounters counters() const override { return {socket_->sent(), socket_->received(), frames_sent_, frames_received_}; }
 
   Status Send(const flatbuffers::FlatBufferBuilder& message, ByteView payload) override {
     const std::size_t message_bytes = message.GetSize();
@@ -151,24 +147,24 @@ class ChannelImpl final : public Channel {
   }
 
   void Read() {
-    socket_.async_read_some(asio::buffer(buffer_), [self = Self()](error_code error, std::size_t n) { self->OnRead(error, n); });
+    socket_->Read([self = Self()](const Status& status, ByteView bytes) { self->OnRead(status, bytes); });
   }
 
-  void OnRead(error_code error, std::size_t n) {
+  void OnRead(const Status& status, ByteView bytes) {
     if (!open_) return;
-    if (error) {
-      return Fail(Unavailable(fmt::format("the channel to {} was lost: {}", peer_.device.value,
-                                          error == asio::error::eof ? "closed by the peer" : error.message())));
-    }
-    bytes_received_ += n;
+    if (!status.ok()) return Lost(status.error());
     received_at_ = Clock::now();
-    const Status fed = parser_.Feed(ByteView(buffer_).first(n), [this](Frame frame) {
+    const Status fed = parser_.Feed(bytes, [this](Frame frame) {
       ++frames_received_;
       OnFrame(std::move(frame));
       return open_.load();
     });
     if (!fed.ok()) return Fail(fed.error().Within("channel to " + peer_.device.value));
     if (open_) Read();
+  }
+
+  void Lost(const Error& error) {
+    Fail(Error{error.code, fmt::format("the channel to {} was lost: {}", peer_.device.value, error.message)});
   }
 
   void OnFrame(Frame frame) {
@@ -251,14 +247,13 @@ class ChannelImpl final : public Channel {
 
   void WriteOut() {
     writing_ = true;
-    asio::async_write(socket_, asio::buffer(out_), [self = Self()](error_code error, std::size_t n) { self->OnWritten(error, n); });
+    socket_->Write(out_, [self = Self()](const Status& status) { self->OnWritten(status); });
   }
 
-  void OnWritten(error_code error, std::size_t n) {
-    bytes_sent_ += n;
+  void OnWritten(const Status& status) {
     writing_ = false;
     if (!open_) return;
-    if (error) return Fail(Unavailable(fmt::format("the channel to {} was lost: {}", peer_.device.value, error.message())));
+    if (!status.ok()) return Lost(status.error());
     queued_ -= out_.size();
     out_.clear();
     if (out_.capacity() > kWriteQueueBytesMax) Bytes().swap(out_);
@@ -294,9 +289,7 @@ class ChannelImpl final : public Channel {
       open_ = false;
     }
     const auto self = Self();
-    error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_both, ignored);
-    socket_.close(ignored);
+    socket_->Close();
     timer_.cancel();
     close_timer_ = Timer();
     writable_.clear();
@@ -321,14 +314,14 @@ class ChannelImpl final : public Channel {
   };
 
   EventLoop& loop_;
-  tcp::socket socket_;
+  const std::unique_ptr<SecureSocket> socket_;
   asio::steady_timer timer_;
   const ChannelIdentity peer_;
   const std::string address_;
   const std::chrono::milliseconds ping_interval_, loss_timeout_;
   ChannelHandlers handlers_;
   FrameParser parser_;
-  Bytes buffer_;
+  const Bytes early_;
   Clock::time_point received_at_;
   std::unordered_map<std::uint64_t, Pending> calls_;
   std::vector<std::function<void()>> writable_;
@@ -341,7 +334,7 @@ class ChannelImpl final : public Channel {
   bool writing_ = false;
 
   std::atomic<std::uint64_t> next_call_{1};
-  std::atomic<std::uint64_t> bytes_sent_{0}, bytes_received_{0}, frames_sent_{0}, frames_received_{0};
+  std::atomic<std::uint64_t> frames_sent_{0}, frames_received_{0};
   std::atomic<std::size_t> queued_{0};  // Pending, delayed and being written.
   std::atomic<bool> open_{true};        // Written under mutex_.
   std::mutex mutex_;
@@ -349,11 +342,12 @@ class ChannelImpl final : public Channel {
   bool flush_posted_ = false;
 };
 
-// Reads and writes handshake messages on a fresh socket, under one timeout. Ends by handing the socket on.
+// Secures a fresh socket, and reads and writes handshake messages on it, under one timeout. Ends by handing it on.
 class Opening : public std::enable_shared_from_this<Opening> {
  public:
-  Opening(EventLoop& loop, tcp::socket socket, ChannelOptions options)
-      : loop_(loop), socket_(std::move(socket)), options_(std::move(options)) {}
+  Opening(EventLoop& loop, tcp::socket socket, ChannelOptions options, Tls::Role role)
+      : loop_(loop), options_(std::move(options)),
+        socket_(std::make_unique<SecureSocket>(std::move(socket), options_.plaintext ? nullptr : std::make_unique<Tls>(role, options_.token))) {}
   virtual ~Opening() = default;
   // Ends without a channel. On the loop.
   void Drop() { End(Unavailable("the server of the channel ended")); }
@@ -367,41 +361,42 @@ class Opening : public std::enable_shared_from_this<Opening> {
     });
   }
 
+  // Once the socket is connected.
+  void Secure(std::function<void()> next) {
+    error_code ignored;
+    socket_->tcp().set_option(tcp::no_delay(true), ignored);
+    socket_->Handshake(Then(std::move(next)));
+  }
+
   void Write(const Bytes& message, std::function<void()> next) {
     out_.clear();
     PutU32(out_, message.size());
     out_.insert(out_.end(), message.begin(), message.end());
-    asio::async_write(socket_, asio::buffer(out_), [self = shared_from_this(), next = std::move(next)](error_code error, std::size_t n) {
-      if (self->ended_) return;
-      self->sent_ += n;
-      if (error) return self->End(Unavailable("the peer closed the connection during the channel's handshake"));
-      next();
-    });
+    socket_->Write(out_, Then(std::move(next)));
   }
 
   void ReadMessage(std::function<void(ByteView)> next) {
-    in_.resize(4);
-    asio::async_read(socket_, asio::buffer(in_), [self = shared_from_this(), next = std::move(next)](error_code error, std::size_t n) mutable {
+    if (in_.size() >= 4) {
+      const std::size_t bytes = in_[0] | in_[1] << 8 | in_[2] << 16 | static_cast<std::size_t>(in_[3]) << 24;
+      if (bytes == 0 || bytes > kHandshakeBytesMax) return End(Corrupt("the peer does not speak the agent channel's protocol"));
+      if (in_.size() >= 4 + bytes) {
+        const Bytes message(in_.begin() + 4, in_.begin() + 4 + static_cast<std::ptrdiff_t>(bytes));
+        in_.erase(in_.begin(), in_.begin() + 4 + static_cast<std::ptrdiff_t>(bytes));
+        return next(message);
+      }
+    }
+    socket_->Read([self = shared_from_this(), next = std::move(next)](const Status& status, ByteView bytes) mutable {
       if (self->ended_) return;
-      self->received_ += n;
-      if (error) return self->End(Unavailable("the peer closed the connection during the channel's handshake"));
-      const std::size_t bytes = self->in_[0] | self->in_[1] << 8 | self->in_[2] << 16 | static_cast<std::size_t>(self->in_[3]) << 24;
-      if (bytes == 0 || bytes > kHandshakeBytesMax) return self->End(Corrupt("the peer does not speak the agent channel's protocol"));
-      self->in_.resize(bytes);
-      asio::async_read(self->socket_, asio::buffer(self->in_), [self, next = std::move(next)](error_code failed, std::size_t m) {
-        if (self->ended_) return;
-        self->received_ += m;
-        if (failed) return self->End(Unavailable("the peer closed the connection during the channel's handshake"));
-        next(self->in_);
-      });
+      if (!status.ok()) return self->End(self->Closed(status.error()));
+      self->in_.insert(self->in_.end(), bytes.begin(), bytes.end());
+      self->ReadMessage(std::move(next));
     });
   }
 
   std::shared_ptr<ChannelImpl> MakeChannel(const ChannelIdentity& peer) {
     error_code ignored;
-    socket_.set_option(tcp::no_delay(true), ignored);
-    const auto remote = socket_.remote_endpoint(ignored);
-    return std::make_shared<ChannelImpl>(loop_, std::move(socket_), options_, peer, AddressOf(remote), sent_, received_);
+    const auto remote = socket_->tcp().remote_endpoint(ignored);
+    return std::make_shared<ChannelImpl>(loop_, std::move(socket_), options_, peer, AddressOf(remote), std::move(in_));
   }
 
   void End(Result<std::shared_ptr<ChannelImpl>> result) {
@@ -409,30 +404,40 @@ class Opening : public std::enable_shared_from_this<Opening> {
     ended_ = true;
     const auto self = shared_from_this();
     timer_ = Timer();
-    if (!result.ok()) {
-      error_code ignored;
-      socket_.close(ignored);
-    }
+    if (!result.ok()) socket_->Close();
     Ended(std::move(result));
   }
   virtual void Ended(Result<std::shared_ptr<ChannelImpl>> result) = 0;
 
   EventLoop& loop_;
-  tcp::socket socket_;
   const ChannelOptions options_;
+  std::unique_ptr<SecureSocket> socket_;
   bool ended_ = false;
 
  private:
+  std::function<void(const Status&)> Then(std::function<void()> next) {
+    return [self = shared_from_this(), next = std::move(next)](const Status& status) {
+      if (self->ended_) return;
+      if (!status.ok()) return self->End(self->Closed(status.error()));
+      next();
+    };
+  }
+  // A connection that is just lost says what was going on.
+  Error Closed(const Error& error) const {
+    if (error.code != ErrorCode::kUnavailable) return error.Within(Where());
+    return Unavailable("the peer closed the connection during the channel's handshake");
+  }
+  virtual std::string Where() const = 0;
+
   Timer timer_;
   Bytes in_, out_;
-  std::uint64_t sent_ = 0, received_ = 0;
 };
 
 class Connecting final : public Opening {
  public:
   Connecting(EventLoop& loop, std::string address, ChannelOptions options, ChannelHandlers handlers,
              std::function<void(Result<std::shared_ptr<Channel>>)> done)
-      : Opening(loop, tcp::socket(loop.context()), std::move(options)), address_(std::move(address)), handlers_(std::move(handlers)),
+      : Opening(loop, tcp::socket(loop.context()), std::move(options), Tls::Role::kConnecting), address_(std::move(address)), handlers_(std::move(handlers)),
         done_(std::move(done)), resolver_(loop.context()), handshake_(options_.self, options_.token, RandomNonce()) {}
 
   void Start() {
@@ -442,7 +447,7 @@ class Connecting final : public Opening {
     resolver_.async_resolve(url->host, std::to_string(url->port), [self = Mine()](error_code error, const tcp::resolver::results_type& found) {
       if (self->ended_) return;
       if (error) return self->End(Unavailable(fmt::format("cannot find {}: {}", self->address_, error.message())));
-      asio::async_connect(self->socket_, found, [self](error_code failed, const tcp::endpoint&) { self->OnConnected(failed); });
+      asio::async_connect(self->socket_->tcp(), found, [self](error_code failed, const tcp::endpoint&) { self->OnConnected(failed); });
     });
   }
 
@@ -452,6 +457,10 @@ class Connecting final : public Opening {
   void OnConnected(error_code error) {
     if (ended_) return;
     if (error) return End(Unavailable(fmt::format("cannot connect to {}: {}", address_, error.message())));
+    Secure([self = Mine()] { self->Introduce(); });
+  }
+
+  void Introduce() {
     Write(handshake_.hello(), [self = Mine()] {
       self->ReadMessage([self](ByteView challenge) {
         auto proof = self->handshake_.OnChallenge(challenge);
@@ -467,6 +476,8 @@ class Connecting final : public Opening {
       });
     });
   }
+
+  std::string Where() const override { return "channel to " + address_; }
 
   void Ended(Result<std::shared_ptr<ChannelImpl>> result) override {
     resolver_.cancel();
@@ -501,11 +512,16 @@ struct ChannelServerState {
 class Accepting final : public Opening {
  public:
   Accepting(std::shared_ptr<ChannelServerState> server, tcp::socket socket)
-      : Opening(server->loop, std::move(socket), server->options.channel), server_(std::move(server)),
+      : Opening(server->loop, std::move(socket), server->options.channel, Tls::Role::kAccepting), server_(std::move(server)),
         handshake_(options_.self, options_.token, RandomNonce()) {}
 
   void Start() {
     StartTimer("the channel's handshake");
+    Secure([self = Mine()] { self->Prove(); });
+  }
+
+ private:
+  void Prove() {
     ReadMessage([self = Mine()](ByteView hello) {
       auto challenge = self->handshake_.OnHello(hello);
       if (!challenge.ok()) return self->Refuse(challenge.error());
@@ -519,8 +535,9 @@ class Accepting final : public Opening {
     });
   }
 
- private:
   std::shared_ptr<Accepting> Mine() { return std::static_pointer_cast<Accepting>(shared_from_this()); }
+
+  std::string Where() const override { return "a peer's channel"; }
 
   void Refuse(const Error& error) {
     Write(AcceptingHandshake::Verdict(error), [self = Mine(), error] { self->End(error); });
@@ -589,6 +606,9 @@ Result<std::unique_ptr<ChannelServer>> ChannelServer::Listen(EventLoop& loop, Op
   if (error) return InvalidArgument(fmt::format("{} is not an IP address to listen on", options.address));
   if (!address.is_loopback() && options.channel.token.empty()) {
     return PermissionDenied(fmt::format("listening for agents on {} needs a token: give --token-file", options.address));
+  }
+  if (!address.is_loopback() && options.channel.plaintext) {
+    return PermissionDenied(fmt::format("agents on {} do not speak in plaintext: that is for loopback alone", options.address));
   }
   const tcp::endpoint endpoint(address, options.port);
   auto state = std::make_shared<ChannelServerState>(loop, std::move(options), std::move(on_accept));

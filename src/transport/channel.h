@@ -1,10 +1,10 @@
 // Channel: one connection between two agents, carrying every message of messages.fbs in both directions.
 //
 // Problem: many requests, bulk transfers and questions share one TCP connection, either end may be slow, hostile
-// or gone, and memory must stay bounded. So: both ends prove that they hold the cluster's token before anything
-// else is read (docs/formats/channel.md); a frame is at most 1 MiB and is verified before anyone sees it, and the
-// first bad one ends the channel; the write queue is bounded, and a silent peer is a lost peer. Nothing is retried
-// or reconnected here: users of a lost channel decide what that means for them.
+// or gone, and memory must stay bounded. So: everything is inside TLS 1.3, by which both ends prove that they hold the
+// cluster's token before anything else is read (docs/formats/channel.md); a frame is at most 1 MiB and is verified before
+// anyone sees it, and the first bad one ends the channel; the write queue is bounded, and a silent peer is a lost peer.
+// Nothing is retried or reconnected here: users of a lost channel decide what that means for them.
 //
 // Sending is for any thread. Handlers and callbacks run on the loop, frames in the order in which they were sent.
 #pragma once
@@ -27,7 +27,7 @@
 
 namespace godwit::transport {
 
-inline constexpr std::uint32_t kChannelVersion = 1;
+inline constexpr std::uint32_t kChannelVersion = 2;
 inline constexpr std::size_t kFrameBytesMax = 1 << 20;         // Of a frame: message and payload.
 inline constexpr std::size_t kMessageBytesMax = 512 << 10;     // Of the message alone.
 inline constexpr std::size_t kPayloadBytesMax = 512 << 10;     // Of the payload alone.
@@ -71,6 +71,7 @@ struct LinkShape {
 struct ChannelOptions {
   ChannelIdentity self;
   std::string token;  // The cluster's shared secret; empty only where everything is on loopback.
+  bool plaintext = false;  // No TLS, at both ends: only to measure what it costs, on loopback.
   std::chrono::milliseconds handshake_timeout{5'000};
   std::chrono::milliseconds ping_interval{2'000};
   std::chrono::milliseconds loss_timeout{10'000};  // Nothing received for so long: the peer is lost.
@@ -167,7 +168,8 @@ class ChannelServer {
   };
   // Called on the loop for each peer that proved itself, before its first frame is handled; returns the handlers.
   using AcceptHandler = std::function<ChannelHandlers(const std::shared_ptr<Channel>&)>;
-  // kUnavailable, kInvalidArgument as HttpServer::Listen; kPermissionDenied: beyond loopback with an empty token.
+  // kUnavailable, kInvalidArgument as HttpServer::Listen; kPermissionDenied: beyond loopback with an empty token or in
+  // plaintext.
   static Result<std::unique_ptr<ChannelServer>> Listen(EventLoop& loop, Options options, AcceptHandler on_accept);
   // Closes all channels; no handler runs afterwards.
   virtual ~ChannelServer() = default;

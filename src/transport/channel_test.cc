@@ -181,6 +181,47 @@ TEST(ChannelConnect, RefusesAnotherToken) {
   EXPECT_FALSE(accepted);
 }
 
+// One end secures the channel and the other does not: refused with the reason, in both ways.
+TEST(ChannelConnect, RefusesAPeerInPlaintext) {
+  for (const bool server_is_plain : {false, true}) {
+    EventLoop loop("test");
+    ChannelServer::Options options;
+    options.channel = OptionsFor("far", 2);
+    options.channel.plaintext = server_is_plain;
+    std::atomic<bool> accepted = false;
+    auto server = ChannelServer::Listen(loop, options, [&](const ChannelPtr&) { accepted = true; return ChannelHandlers{}; });
+    ASSERT_TRUE(server.ok());
+    ChannelOptions near = OptionsFor("near", 1);
+    near.plaintext = !server_is_plain;
+    Awaited<Result<ChannelPtr>> connected;
+    ConnectChannel(loop, (*server)->address(), near, {}, [&](Result<ChannelPtr> r) { connected.Set(std::move(r)); });
+    EXPECT_FALSE(connected.Wait().value().ok());
+    EXPECT_FALSE(accepted);
+  }
+}
+
+TEST_F(ChannelPair, WorksInPlaintextIfBothSaySo) {
+  ChannelServer::Options options;
+  options.channel = OptionsFor("far", 2);
+  options.channel.plaintext = true;
+  auto server = ChannelServer::Listen(loop_, options, [](const ChannelPtr& channel) {
+    flatbuffers::FlatBufferBuilder builder;  // Comes with the last of the handshake.
+    EXPECT_TRUE(channel->Tell(builder, wire::CreateStreamAck(builder, 7, 0)).ok());
+    return ChannelHandlers{};
+  });
+  ASSERT_TRUE(server.ok());
+  ChannelOptions near = OptionsFor("near", 1);
+  near.plaintext = true;
+  Awaited<std::uint64_t> stream;
+  Awaited<Result<ChannelPtr>> connected;
+  ConnectChannel(loop_, (*server)->address(), near,
+                 {.on_frame = [&](const ChannelPtr&, Frame frame) { stream.Set(frame.as<wire::StreamAck>()->stream()); }},
+                 [&](Result<ChannelPtr> r) { connected.Set(std::move(r)); });
+  EXPECT_TRUE(connected.Wait().value().ok());
+  EXPECT_EQ(stream.Wait().value(), 7u);
+  (*connected.Wait()).value()->Drop();
+}
+
 TEST(ChannelConnect, NamesAPeerThatIsNotThere) {
   EventLoop loop("test");
   Awaited<Result<ChannelPtr>> connected, malformed;
@@ -210,6 +251,9 @@ TEST(ChannelListen, NeedsATokenBeyondLoopback) {
   const auto server = ChannelServer::Listen(loop, options, [](const ChannelPtr&) { return ChannelHandlers{}; });
   ASSERT_FALSE(server.ok());
   EXPECT_EQ(server.error().code, ErrorCode::kPermissionDenied);
+  options.channel = OptionsFor("far", 2);
+  options.channel.plaintext = true;
+  EXPECT_EQ(ChannelServer::Listen(loop, options, [](const ChannelPtr&) { return ChannelHandlers{}; }).error().code, ErrorCode::kPermissionDenied);
 }
 
 // --- Handshake
@@ -240,7 +284,7 @@ TEST(Handshake, RefusesEveryChangedByte) {
 
 // The worked example of docs/formats/channel.md.
 TEST(Handshake, BeginsAsDocumented) {
-  Bytes expected{'G', 'W', 'C', 'H', 1, 1, 0, 0, 0, 1};
+  Bytes expected{'G', 'W', 'C', 'H', 1, 2, 0, 0, 0, 1};
   expected.resize(expected.size() + 31);
   for (const std::uint8_t byte : {1, 0, 0, 0, 0, 0, 0, 0, 4}) expected.push_back(byte);
   for (const char c : {'n', 'e', 'a', 'r'}) expected.push_back(static_cast<std::uint8_t>(c));

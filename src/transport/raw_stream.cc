@@ -23,6 +23,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::size_t kRecordBytes = 16 << 10;       // Of plain text, the most that one TLS record holds.
+constexpr std::size_t kWireBytes = 256 << 10;        // Given to and taken from the socket at once.
+constexpr std::size_t kHandshakeReadBytes = 4 << 10;
+
 Error Lost(int error, const char* while_doing) {
   if (error == EAGAIN || error == EWOULDBLOCK) return Unavailable(fmt::format("the peer of a page stream is silent ({})", while_doing));
   return Unavailable(fmt::format("a page stream was lost while {}: {}", while_doing, std::strerror(error)));
@@ -57,11 +61,12 @@ int ConnectTo(const std::string& host, std::uint16_t port, std::chrono::millisec
 
 }  // namespace
 
-RawStream::RawStream(int fd, std::chrono::milliseconds loss_timeout) : fd_(fd) {
+RawStream::RawStream(int fd, const ChannelOptions& options, Tls::Role role)
+    : fd_(fd), tls_(options.plaintext ? nullptr : std::make_unique<Tls>(role, options.token)) {
   const int on = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   // What has been written and is not acknowledged for so long makes the stream fail.
-  const auto user_timeout = static_cast<unsigned>(loss_timeout.count());
+  const auto user_timeout = static_cast<unsigned>(options.loss_timeout.count());
   setsockopt(fd_, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof user_timeout);
 }
 
@@ -96,8 +101,9 @@ Result<Bytes> RawStream::ReadMessage() {
 Result<std::unique_ptr<RawStream>> RawStream::Connect(const std::string& host, std::uint16_t port, const ChannelOptions& options) {
   const int fd = ConnectTo(host, port, options.handshake_timeout);
   if (fd < 0) return Unavailable(fmt::format("no page stream to {}:{}: {}", host, port, std::strerror(errno)));
-  std::unique_ptr<RawStream> stream(new RawStream(fd, options.loss_timeout));
+  std::unique_ptr<RawStream> stream(new RawStream(fd, options, Tls::Role::kConnecting));
   GODWIT_TRY(stream->SetTimeouts(options.handshake_timeout));
+  GODWIT_TRY(stream->Secure());
   ConnectingHandshake handshake(options.self, options.token, RandomNonce());
   GODWIT_TRY(stream->WriteMessage(handshake.hello()));
   GODWIT_ASSIGN(const Bytes challenge, stream->ReadMessage());
@@ -110,7 +116,22 @@ Result<std::unique_ptr<RawStream>> RawStream::Connect(const std::string& host, s
   return stream;
 }
 
-Status RawStream::Write(std::span<iovec> pieces) {
+Status RawStream::Secure() {
+  while (tls_) {
+    const auto shaken = tls_->Handshake();
+    sealed_.swap(tls_->outgoing());
+    tls_->outgoing().clear();
+    const Status sent = SendSealed();
+    if (!shaken.ok()) return shaken.error();
+    GODWIT_TRY(sent);
+    if (*shaken) break;
+    GODWIT_ASSIGN(const std::size_t n, Receive(tls_->Space(kHandshakeReadBytes)));
+    tls_->Received(n);
+  }
+  return {};
+}
+
+Status RawStream::Send(std::span<iovec> pieces) {
   constexpr std::size_t kPiecesAtOnce = 512;
   while (!pieces.empty()) {
     msghdr message{};
@@ -133,23 +154,93 @@ Status RawStream::Write(std::span<iovec> pieces) {
   return {};
 }
 
+Status RawStream::SendSealed() {
+  iovec piece{sealed_.data(), sealed_.size()};
+  const Status sent = Send({&piece, sealed_.empty() ? 0u : 1u});
+  sealed_.clear();
+  return sent;
+}
+
+Status RawStream::Seal(ByteView plain) {
+  {
+    const std::lock_guard lock(mutex_);
+    GODWIT_TRY(tls_->Write(plain));
+    if (tls_->outgoing().size() < kWireBytes) return {};
+    sealed_.swap(tls_->outgoing());
+  }
+  return SendSealed();
+}
+
+Status RawStream::WriteSealed(std::span<iovec> pieces) {
+  for (const iovec& piece : pieces) {
+    ByteView rest(static_cast<const std::uint8_t*>(piece.iov_base), piece.iov_len);
+    while (!rest.empty()) {
+      // Heads and single pages share a record.
+      const bool large = gathered_.empty() && rest.size() >= kRecordBytes;
+      const std::size_t n = std::min(rest.size(), large ? kWireBytes : kRecordBytes - gathered_.size());
+      if (large) GODWIT_TRY(Seal(rest.first(n)));
+      else gathered_.insert(gathered_.end(), rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(n));
+      rest = rest.subspan(n);
+      if (gathered_.size() < kRecordBytes) continue;
+      GODWIT_TRY(Seal(gathered_));
+      gathered_.clear();
+    }
+  }
+  GODWIT_TRY(Seal(gathered_));
+  gathered_.clear();
+  {
+    const std::lock_guard lock(mutex_);
+    sealed_.swap(tls_->outgoing());
+  }
+  return SendSealed();
+}
+
+Status RawStream::Write(std::span<iovec> pieces) { return tls_ ? WriteSealed(pieces) : Send(pieces); }
+
 Status RawStream::Write(ByteView bytes) {
   iovec piece{const_cast<std::uint8_t*>(bytes.data()), bytes.size()};
   return Write({&piece, 1});
 }
 
-Status RawStream::Read(std::span<std::uint8_t> to) {
-  while (!to.empty()) {
+Result<std::size_t> RawStream::Receive(std::span<std::uint8_t> to) {
+  while (true) {
     const ssize_t n = recv(fd_, to.data(), to.size(), 0);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Lost(errno, "reading");
-    if (n == 0) return Unavailable("a page stream was closed by the peer");
-    to = to.subspan(static_cast<std::size_t>(n));
+    if (n < 0) return Error(Lost(errno, "reading"));
+    if (n == 0) return Error(Unavailable("a page stream was closed by the peer"));
+    return static_cast<std::size_t>(n);
+  }
+}
+
+// Only the reading thread touches what has come and not been decrypted, so the socket may write there without the lock.
+Status RawStream::ReceiveSealed() {
+  GODWIT_ASSIGN(const std::size_t n, Receive(tls_->Space(kWireBytes)));
+  tls_->Received(n);
+  return {};
+}
+
+Status RawStream::Read(std::span<std::uint8_t> to) {
+  while (!to.empty()) {
+    std::size_t n = 0;
+    if (!tls_) {
+      GODWIT_ASSIGN(n, Receive(to));
+    } else {
+      {
+        const std::lock_guard lock(mutex_);
+        GODWIT_ASSIGN(n, tls_->Read(to));
+      }
+      if (n == 0) GODWIT_TRY(ReceiveSealed());
+    }
+    to = to.subspan(n);
   }
   return {};
 }
 
 void RawStream::SpinForInput(std::chrono::microseconds most) {
+  if (tls_) {
+    const std::lock_guard lock(mutex_);
+    if (tls_->HasInput()) return;
+  }
   const auto end = Clock::now() + most;
   std::uint8_t byte;
   while (recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR) && Clock::now() < end) {
@@ -208,10 +299,11 @@ Result<std::unique_ptr<RawStream>> RawListener::Accept(const ChannelOptions& opt
     if (fds[1].revents != 0) return Aborted("page streams are not wanted any more");
     const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC);
     if (fd < 0) continue;
-    std::unique_ptr<RawStream> stream(new RawStream(fd, options.loss_timeout));
+    std::unique_ptr<RawStream> stream(new RawStream(fd, options, Tls::Role::kAccepting));
     AcceptingHandshake handshake(options.self, options.token, RandomNonce());
     const auto shake = [&]() -> Status {
       GODWIT_TRY(stream->SetTimeouts(std::min(options.handshake_timeout, left)));
+      GODWIT_TRY(stream->Secure());
       GODWIT_ASSIGN(const Bytes hello, stream->ReadMessage());
       auto challenge = handshake.OnHello(hello);
       if (!challenge.ok()) {

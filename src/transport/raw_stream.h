@@ -1,7 +1,7 @@
 // RawStream: one TCP connection between two agents that carries plain bytes one after the other, for the pages of a
 // moving instance, which are too many to go through an event loop and its buffers.
 //
-// Both ends prove that they hold the cluster's token before anything else, with the handshake of a channel
+// It is secured as a channel is: TLS 1.3 by the cluster's token (tls.h), then the channel's handshake
 // (channel_handshake.h). Calls block, on the caller's thread; a peer that takes nothing for
 // `loss_timeout` is a lost peer. Whether a silent one lives is told by the channel beside it. One thread may read while another writes; Shut is for any thread and makes both fail.
 #pragma once
@@ -11,12 +11,14 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
 #include "base/bytes.h"
 #include "base/result.h"
 #include "transport/channel.h"
+#include "transport/tls.h"
 
 namespace godwit::transport {
 
@@ -33,22 +35,33 @@ class RawStream {
   Status Write(ByteView bytes);
   // Fills all of `to`. kUnavailable: lost, `to` may have been written in part.
   Status Read(std::span<std::uint8_t> to);
-  // Waits without sleeping until a Read would find something, for at most so long.
+  // Waits without sleeping until something has come, for at most so long. The reading thread's.
   void SpinForInput(std::chrono::microseconds most);
   void Shut();
 
   const ChannelIdentity& peer() const { return peer_; }
+  // To the socket, TLS's own included.
   std::uint64_t bytes_written() const { return written_.load(); }
 
  private:
   friend class RawListener;
-  RawStream(int fd, std::chrono::milliseconds loss_timeout);
+  RawStream(int fd, const ChannelOptions& options, Tls::Role role);
+  Status Secure();
   Status WriteMessage(ByteView message);
   Result<Bytes> ReadMessage();
   Status SetTimeouts(std::chrono::milliseconds timeout);
+  Status Send(std::span<iovec> pieces);
+  Status SendSealed();
+  Status Seal(ByteView plain);
+  Status WriteSealed(std::span<iovec> pieces);
+  Result<std::size_t> Receive(std::span<std::uint8_t> to);
+  Status ReceiveSealed();
 
   const int fd_;
   ChannelIdentity peer_;
+  std::mutex mutex_;  // Of tls_, not held while the socket blocks.
+  const std::unique_ptr<Tls> tls_;  // None: plain.
+  Bytes gathered_, sealed_;         // The writing thread's.
   std::atomic<std::uint64_t> written_{0};
 };
 

@@ -205,8 +205,9 @@ std::uint32_t GuestInstance::global_count() const {
 std::uint8_t* GuestInstance::global(std::uint32_t index) const {
   std::uint8_t* place = global_place(index);
   if (index >= imported_globals_.size() || !imported_globals_[index]->mutable_()) return place;
-  std::memcpy(&place, place, sizeof place);
-  return place;
+  std::uint8_t* imported = nullptr;
+  std::memcpy(&imported, place, sizeof imported);
+  return imported;
 }
 
 Cell GuestInstance::Evaluate(const fbs::Init& init) const {

@@ -160,6 +160,9 @@ Result<compiler::Output> RunCompiler(ByteView source, const std::string& name, c
   if (!conversed.ok()) return conversed.error();
   if (reader.error()) return *reader.error();
   if (reader.done()) return std::move(reader.output());
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) {
+    return InvalidArgument(name + ": the compiler cannot make sense of it and gave up (what it said is above); is the module damaged or cut short?");
+  }
   const std::string how = WIFSIGNALED(status) ? "was ended by signal " + std::to_string(WTERMSIG(status))
                                               : "ended with code " + std::to_string(WEXITSTATUS(status));
   return Internal(name + ": the compiler " + how + " before it was done; is there enough memory?");

@@ -18,7 +18,7 @@ struct AgentFlags {
               data = "godwit-agent", token_file, trust_keys, memory = "1Gi";
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
-  std::uint64_t link_bytes_per_second = 0, link_latency_us = 0;
+  std::uint64_t link_bytes_per_second = 0, link_latency_us = 0, migration_bytes_per_second = 0;
   std::uint32_t drain_within_s = 0;
   bool plaintext = false;
   bool die_with_parent = false;
@@ -63,6 +63,7 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   options.channel_address = channel.address;
   options.channel_port = channel.port;
   options.advertise = flags.advertise;
+  options.migration_bytes_per_second = flags.migration_bytes_per_second;
   options.shape = {flags.link_bytes_per_second, std::chrono::microseconds(flags.link_latency_us)};
   return options;
 }
@@ -147,6 +148,7 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);
   command->add_option("--link-bytes-per-second", flags->link_bytes_per_second, "Emulate a slower link for what this agent sends");
   command->add_option("--link-latency-us", flags->link_latency_us, "Emulate a longer link for what this agent sends");
+  command->add_option("--migration-bytes-per-second", flags->migration_bytes_per_second, "The most that one move from here sends; default: no limit");
   command->add_option("--drain-within", flags->drain_within_s,
                       "At SIGTERM, have everything moved away first, within so many seconds; a second signal ends at once")->type_name("SECONDS")->check(CLI::Range(1, 86400));
   command->add_flag("--plaintext", flags->plaintext, "No TLS between agents, to measure what it costs; on loopback alone, and all agents alike");

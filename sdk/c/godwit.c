@@ -27,6 +27,10 @@ IMPORT(call_read) int32_t host_call_read(handle, int32_t, void*, uint32_t);
 IMPORT(call_close) int32_t host_call_close(handle, int32_t);
 IMPORT(dataset_size) int64_t host_dataset_size(handle, const char*, uint32_t);
 IMPORT(dataset_read) int32_t host_dataset_read(handle, const char*, uint32_t, uint64_t, void*, uint32_t);
+IMPORT(connect) int32_t host_connect(handle, const char*, uint32_t);
+IMPORT(connection_read) int32_t host_connection_read(handle, int32_t, void*, uint32_t);
+IMPORT(connection_write) int32_t host_connection_write(handle, int32_t, const void*, uint32_t);
+IMPORT(connection_close) int32_t host_connection_close(handle, int32_t);
 IMPORT(log) void host_log(uint32_t, const char*, uint32_t);
 IMPORT(deadline_ms) int64_t host_deadline_ms(handle);
 IMPORT(where_am_i) int32_t host_where_am_i(char*, uint32_t);
@@ -193,6 +197,26 @@ int64_t godwit_dataset_size(godwit_request* request, const char* dataset) {
 }
 int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size) {
   return host_dataset_read(of(request), dataset, strlen(dataset), offset, to, size);
+}
+
+godwit_connection godwit_connect(godwit_request* request, const char* host_and_port) {
+  return host_connect(of(request), host_and_port, strlen(host_and_port));
+}
+int godwit_connection_read(godwit_request* request, godwit_connection connection, void* to, size_t size) {
+  return host_connection_read(of(request), connection, to, size);
+}
+int godwit_connection_write(godwit_request* request, godwit_connection connection, const void* from, size_t size) {
+  const char* at = from;
+  while (size > 0) {
+    int written = host_connection_write(of(request), connection, at, size);
+    if (written < 0) return written;
+    at += written;
+    size -= (size_t)written;
+  }
+  return 0;
+}
+void godwit_connection_close(godwit_request* request, godwit_connection connection) {
+  host_connection_close(of(request), connection);
 }
 
 void godwit_log(int level, const char* text) { host_log((uint32_t)level, text, strlen(text)); }

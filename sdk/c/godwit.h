@@ -86,6 +86,17 @@ int64_t godwit_dataset_size(godwit_request* request, const char* dataset);
 // Up to 512 KiB from `offset`; fewer bytes than asked may come, 0 at or past the end.
 int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size);
 
+// --- Hosts outside the cluster, where the manifest's [outbound] hosts grants them.
+// HTTP: godwit_call with "http://host:port" as the service. TCP: a connection to "host:port", which stays open when the service
+// moves and between requests, until it is closed or is unused for five minutes. Negative: refused, not reached, or not granted.
+typedef int32_t godwit_connection;
+godwit_connection godwit_connect(godwit_request* request, const char* host_and_port);
+// Bytes read: one at least, 0 at the end. Waits for the peer.
+int godwit_connection_read(godwit_request* request, godwit_connection connection, void* to, size_t size);
+// Writes all of it. Waits where the peer is slow.
+int godwit_connection_write(godwit_request* request, godwit_connection connection, const void* from, size_t size);
+void godwit_connection_close(godwit_request* request, godwit_connection connection);
+
 // --- Around it.
 void godwit_log(int level, const char* text);
 __attribute__((format(printf, 2, 3))) void godwit_logf(int level, const char* format, ...);

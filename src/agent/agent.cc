@@ -18,6 +18,8 @@
 #include "agent/datasets.h"
 #include "agent/log_book.h"
 #include "agent/migration_driver.h"
+#include "agent/outbound.h"
+#include "agent/outside_call.h"
 #include "agent/site.h"
 #include "transport/channel_pool.h"
 
@@ -82,6 +84,7 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   const DeviceInfo& device() const override { return info_; }
   void Log(const Asker& from, LogLevel level, std::string_view line) override { logs_.Append(from, info_.name, level, line); }
   std::shared_ptr<Pending> Call(OutgoingCall call, std::function<void(Result<CallAnswer>)> done) override {
+    if (OutsideHost(call.service.value)) return CallOutside(std::move(call), std::move(done));
     if (composition_.call) return composition_.call(std::move(call), std::move(done));
     done(Unsupported("this agent makes no calls"));
     return nullptr;
@@ -89,6 +92,13 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   void DataSize(const Asker& asker, const model::DatasetName& dataset, std::function<void(Result<std::uint64_t>)> done) override;
   void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
                 std::function<void(Result<Bytes>)> done) override;
+  std::shared_ptr<Pending> Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
+                                   std::function<void(Result<ConnectionName>)> done) override;
+  void ConnectionRead(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, std::uint32_t length,
+                      std::function<void(Result<KeptConnection::Received>)> done) override;
+  void ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
+                       std::function<void(Result<std::uint64_t>)> done) override;
+  void ConnectionClose(const Asker& asker, const ConnectionName& connection) override;
 
   // --- For the agent
   void PutDataset(const model::DatasetRecord& record) {
@@ -103,14 +113,22 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
     const std::lock_guard lock(mutex_);
     channels_[record.name] = record.channel;
   }
-  // On the loop; null ends all use.
-  void SetPool(transport::ChannelPool* pool) { pool_ = pool; }
+  // On the loop; nulls end all use.
+  void SetLinks(transport::ChannelPool* pool, Outbound* outbound) {
+    pool_ = pool;
+    outbound_ = outbound;
+  }
   std::uint64_t local_bytes() const { return local_bytes_.load(); }
   std::uint64_t remote_bytes() const { return remote_bytes_.load(); }
 
  private:
   Result<std::string> ChannelOf(const model::DatasetName& dataset) const;
   void Ask(const model::DatasetName& dataset, std::function<void(Result<std::shared_ptr<Channel>>)> then);
+  Result<std::string> ChannelOfDevice(const model::DeviceName& device) const;  // mutex_ is held.
+  void AskAddress(Result<std::string> address, std::function<void(Result<std::shared_ptr<Channel>>)> then);
+  // With the connection's holder: this device's connections, or a channel to the one that has it. On the loop.
+  void WithHolder(const ConnectionName& connection, std::function<void(Outbound&)> here,
+                  std::function<void(Result<std::shared_ptr<Channel>>)> there);
 
   transport::EventLoop& loop_;
   const DeviceInfo info_;
@@ -118,6 +136,7 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   Datasets& datasets_;
   Agent::Composition& composition_;
   transport::ChannelPool* pool_ = nullptr;
+  Outbound* outbound_ = nullptr;
   mutable std::mutex mutex_;
   std::map<model::DatasetName, model::DatasetRecord> records_;
   std::map<model::DeviceName, std::string> channels_;
@@ -128,13 +147,20 @@ Result<std::string> DeviceEnvironment::ChannelOf(const model::DatasetName& datas
   const std::lock_guard lock(mutex_);
   const auto record = records_.find(dataset);
   if (record == records_.end()) return NotFound("no dataset '" + dataset.value + "' in this cluster");
-  const auto channel = channels_.find(record->second.device);
-  if (channel == channels_.end()) return Unavailable("device '" + record->second.device.value + "' is not known (yet)");
+  return ChannelOfDevice(record->second.device);
+}
+
+Result<std::string> DeviceEnvironment::ChannelOfDevice(const model::DeviceName& device) const {
+  const auto channel = channels_.find(device);
+  if (channel == channels_.end()) return Unavailable("device '" + device.value + "' is not known (yet)");
   return channel->second;
 }
 
 void DeviceEnvironment::Ask(const model::DatasetName& dataset, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
-  auto address = ChannelOf(dataset);
+  AskAddress(ChannelOf(dataset), std::move(then));
+}
+
+void DeviceEnvironment::AskAddress(Result<std::string> address, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
   if (!address.ok()) return then(address.error());
   loop_.Post([self = shared_from_this(), address = std::move(address).value(), then = std::move(then)] {
     if (self->pool_ == nullptr) return then(Unavailable("the agent is ending"));
@@ -187,6 +213,125 @@ void DeviceEnvironment::DataRead(const Asker& asker, const model::DatasetName& d
   });
 }
 
+// A connection that is closed if it comes after it was cancelled.
+class PendingConnection final : public Pending {
+ public:
+  PendingConnection(std::weak_ptr<DeviceEnvironment> environment, Asker asker)
+      : environment_(std::move(environment)), asker_(std::move(asker)) {}
+  void Cancel() override {
+    std::optional<ConnectionName> made;
+    {
+      const std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      made = std::exchange(made_, std::nullopt);
+    }
+    if (made) Close(*made);
+  }
+  void Made(const ConnectionName& name) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!cancelled_) {
+        made_ = name;
+        return;
+      }
+    }
+    Close(name);
+  }
+
+ private:
+  void Close(const ConnectionName& name) {
+    if (const auto environment = environment_.lock()) environment->ConnectionClose(asker_, name);
+  }
+  const std::weak_ptr<DeviceEnvironment> environment_;
+  const Asker asker_;
+  std::mutex mutex_;
+  bool cancelled_ = false;
+  std::optional<ConnectionName> made_;
+};
+
+std::shared_ptr<Pending> DeviceEnvironment::Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
+                                                    std::function<void(Result<ConnectionName>)> done) {
+  auto pending = std::make_shared<PendingConnection>(weak_from_this(), asker);
+  loop_.Post([self = shared_from_this(), pending, asker, address, timeout, done = std::move(done)] {
+    if (self->outbound_ == nullptr) return done(Unavailable("the agent is ending"));
+    self->outbound_->Connect(asker, address, timeout, [self, pending, done](Result<std::uint64_t> number) {
+      if (!number.ok()) return done(number.error());
+      const ConnectionName name{self->info_.name, *number};
+      pending->Made(name);
+      done(name);
+    });
+  });
+  return pending;
+}
+
+void DeviceEnvironment::WithHolder(const ConnectionName& connection, std::function<void(Outbound&)> here,
+                                   std::function<void(Result<std::shared_ptr<Channel>>)> there) {
+  if (connection.device == info_.name) {
+    return loop_.Post([self = shared_from_this(), here = std::move(here), there = std::move(there)] {
+      if (self->outbound_ == nullptr) return there(Unavailable("the agent is ending"));
+      here(*self->outbound_);
+    });
+  }
+  Result<std::string> address = [&] {
+    const std::lock_guard lock(mutex_);
+    return ChannelOfDevice(model::DeviceName(connection.device));
+  }();
+  AskAddress(std::move(address), std::move(there));
+}
+
+void DeviceEnvironment::ConnectionRead(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, std::uint32_t length,
+                                       std::function<void(Result<KeptConnection::Received>)> done) {
+  const std::uint64_t number = connection.number;
+  const auto here = [=](Outbound& outbound) { outbound.Read(asker, number, offset, length, done); };
+  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
+    if (!channel.ok()) return done(channel.error());
+    flatbuffers::FlatBufferBuilder builder(256);
+    const auto read = wire::CreateConnectionReadDirect(builder, number, offset, length, asker.service.value.c_str(),
+                                                       asker.instance.value.c_str(), asker.epoch.value);
+    (*channel)->Ask<wire::ConnectionRead>(builder, read, kDataTimeout, [length, done](Result<Frame> frame) {
+      if (!frame.ok()) return done(frame.error());
+      const auto* reply = frame->as<wire::ConnectionReadReply>();
+      if (reply == nullptr || frame->payload().size() > length) return done(Corrupt("not the answer to a ConnectionRead"));
+      const Status status = GetOutcome(reply->outcome());
+      if (!status.ok()) return done(status.error());
+      done(KeptConnection::Received{Bytes(frame->payload().begin(), frame->payload().end()), reply->ended()});
+    });
+  });
+}
+
+void DeviceEnvironment::ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
+                                        std::function<void(Result<std::uint64_t>)> done) {
+  const std::uint64_t number = connection.number;
+  const auto shared = std::make_shared<const Bytes>(std::move(bytes));
+  const auto here = [=](Outbound& outbound) { outbound.Write(asker, number, offset, *shared, done); };
+  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
+    if (!channel.ok()) return done(channel.error());
+    flatbuffers::FlatBufferBuilder builder(256);
+    const auto write = wire::CreateConnectionWriteDirect(builder, number, offset, asker.service.value.c_str(),
+                                                         asker.instance.value.c_str(), asker.epoch.value);
+    const auto on_reply = [done](Result<Frame> frame) {
+      if (!frame.ok()) return done(frame.error());
+      const auto* reply = frame->as<wire::ConnectionWriteReply>();
+      if (reply == nullptr) return done(Corrupt("not the answer to a ConnectionWrite"));
+      const Status status = GetOutcome(reply->outcome());
+      return status.ok() ? done(reply->offset()) : done(status.error());
+    };
+    (*channel)->Ask<wire::ConnectionWrite>(builder, write, kDataTimeout, on_reply, *shared);
+  });
+}
+
+void DeviceEnvironment::ConnectionClose(const Asker& asker, const ConnectionName& connection) {
+  const std::uint64_t number = connection.number;
+  const auto here = [=](Outbound& outbound) { outbound.Close(asker, number); };
+  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
+    if (!channel.ok()) return;  // It is closed when it was idle for long.
+    flatbuffers::FlatBufferBuilder builder(256);
+    const auto close = wire::CreateConnectionCloseDirect(builder, number, asker.service.value.c_str(), asker.instance.value.c_str(),
+                                                         asker.epoch.value);
+    static_cast<void>((*channel)->Tell<wire::ConnectionClose>(builder, close).ok());
+  });
+}
+
 class DeviceAgent final : public Agent {
  public:
   DeviceAgent(transport::EventLoop& loop, model::BootId boot, Options options, Composition composition)
@@ -217,6 +362,7 @@ class DeviceAgent final : public Agent {
   void OnFrame(const std::shared_ptr<ChannelSession>& session, const std::shared_ptr<Channel>& channel, const Frame& frame);
   void ServeData(const std::shared_ptr<Channel>& channel, std::uint64_t call, const std::string& dataset, const std::string& service,
                  std::uint64_t offset, std::optional<std::uint32_t> length);
+  void ServeConnection(const std::shared_ptr<Channel>& channel, const Frame& frame);
   void RegisterDataset(const DatasetInfo& info, std::function<void(Status)> done);
 
   transport::EventLoop& loop_;
@@ -237,6 +383,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<MigrationStore> store_;
   std::unique_ptr<MigrationDriver> driver_;
   std::unique_ptr<transport::ChannelPool> pool_;
+  std::unique_ptr<Outbound> outbound_;  // On the loop.
   std::unique_ptr<DataHttp> data_http_;
   std::atomic<int> data_open_{0};
   std::unique_ptr<Lane> data_lane_;
@@ -277,7 +424,8 @@ Status DeviceAgent::Start() {
       }});
   loop_.Run([this] {
     pool_ = std::make_unique<transport::ChannelPool>(loop_, ChannelOptionsHere(), transport::ChannelHandlers{});
-    environment_->SetPool(pool_.get());
+    outbound_ = std::make_unique<Outbound>(loop_, boot_.value);
+    environment_->SetLinks(pool_.get(), outbound_.get());
   });
   transport::ChannelServer::Options server;
   server.address = options_.channel_address;
@@ -294,7 +442,8 @@ DeviceAgent::~DeviceAgent() {
   driver_.reset();
   if (pool_) {
     loop_.Run([this] {
-      environment_->SetPool(nullptr);
+      environment_->SetLinks(nullptr, nullptr);
+      outbound_.reset();
       pool_.reset();
     });
   }
@@ -358,7 +507,12 @@ void DeviceAgent::OnRecord(const std::string& kind, const std::string& name, con
     else if (const auto record = model::ServiceRecord::FromJson(json); record.ok()) site_->PutService(*record);
     else bad(record.error());
   } else if (kind == "instances") {
-    if (!put) site_->RemoveInstance(model::InstanceId(name));
+    if (!put) {
+      site_->RemoveInstance(model::InstanceId(name));
+      loop_.Post([this, id = model::InstanceId(name)] {
+        if (outbound_) outbound_->CloseOf(id);
+      });
+    }
     else if (const auto record = model::InstanceRecord::FromJson(json); record.ok()) site_->PutInstance(*record);
     else bad(record.error());
   } else if (kind == "devices") {
@@ -406,8 +560,38 @@ void DeviceAgent::OnFrame(const std::shared_ptr<ChannelSession>& session, const 
       const auto& stat = *frame.as<wire::DataStat>();
       return ServeData(channel, frame.call(), stat.dataset()->str(), stat.service() != nullptr ? stat.service()->str() : "", 0, std::nullopt);
     }
+    case wire::Body::ConnectionRead:
+    case wire::Body::ConnectionWrite:
+    case wire::Body::ConnectionClose: return ServeConnection(channel, frame);
     default:
       if (driver_) driver_->OnFrame(channel, frame);  // Messages nobody knows are ignored: they are append only.
+  }
+}
+
+// For an instance of another device that made its connection here.
+void DeviceAgent::ServeConnection(const std::shared_ptr<Channel>& channel, const Frame& frame) {
+  const auto asker = [](const auto& body) {
+    return Asker{model::ServiceName(body.service() != nullptr ? body.service()->str() : ""), model::InstanceId(body.instance()->str()),
+                 model::Epoch{body.epoch()}};
+  };
+  const std::uint64_t call = frame.call();
+  // Unsent, the asker's time-out says so, and it asks again.
+  if (const auto* read = frame.as<wire::ConnectionRead>()) {
+    outbound_->Read(asker(*read), read->number(), read->offset(), read->length(),
+                    [channel, call](Result<KeptConnection::Received> received) {
+      flatbuffers::FlatBufferBuilder builder(256);
+      const auto outcome = PutOutcome(builder, received.ok() ? Status() : Status(received.error()));
+      const auto reply = wire::CreateConnectionReadReply(builder, outcome, received.ok() && received->ended);
+      static_cast<void>(channel->Reply(call, builder, reply, received.ok() ? ByteView(received->bytes) : ByteView()).ok());
+    });
+  } else if (const auto* write = frame.as<wire::ConnectionWrite>()) {
+    outbound_->Write(asker(*write), write->number(), write->offset(), frame.payload(), [channel, call](Result<std::uint64_t> offset) {
+      flatbuffers::FlatBufferBuilder builder(256);
+      const auto outcome = PutOutcome(builder, offset.ok() ? Status() : Status(offset.error()));
+      static_cast<void>(channel->Reply(call, builder, wire::CreateConnectionWriteReply(builder, outcome, offset.ok() ? *offset : 0)).ok());
+    });
+  } else if (const auto* close = frame.as<wire::ConnectionClose>()) {
+    outbound_->Close(asker(*close), close->number());
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "model/ids.h"
+#include "transport/kept_connection.h"
 
 namespace godwit::agent {
 
@@ -29,9 +31,15 @@ struct Asker {
   model::Epoch epoch;
 };
 
+// "host:port" where `service` is "http://host:port": such a call leaves the cluster.
+inline std::optional<std::string_view> OutsideHost(std::string_view service) {
+  constexpr std::string_view kScheme = "http://";
+  return service.substr(0, kScheme.size()) == kScheme ? std::optional(service.substr(kScheme.size())) : std::nullopt;
+}
+
 struct OutgoingCall {
   Asker asker;
-  model::ServiceName service;
+  model::ServiceName service;  // Or "http://host:port".
   std::string method, target;
   std::vector<Header> headers;
   Bytes body;
@@ -51,6 +59,14 @@ class Pending {
   virtual void Cancel() = 0;
 };
 
+// A TCP connection out of the cluster. The agent of `device`, where it was made, holds its socket wherever the instance goes.
+struct ConnectionName {
+  std::string device;
+  std::uint64_t number = 0;
+};
+using transport::KeptConnection;
+inline constexpr std::size_t kConnectionBytesMax = 128 << 10;  // Of one read or write.
+
 struct DeviceInfo {
   std::string name, device_class, isa;
 };
@@ -68,6 +84,17 @@ class Environment {
   // At most kDataReadBytesMax bytes from `offset`; fewer at the end, none past it.
   virtual void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset,
                         std::uint32_t length, std::function<void(Result<Bytes>)> done) = 0;
+
+  // --- Connections out of the cluster; the caller has checked that the service may reach `address` ("host:port").
+  // Cancelling closes what is made. kUnavailable, kDeadlineExceeded, kResourceExhausted: the instance has too many.
+  virtual std::shared_ptr<Pending> Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
+                                           std::function<void(Result<ConnectionName>)> done) = 0;
+  // As KeptConnection has them; kNotFound: no such connection (any more); kFailedPrecondition: the instance has a newer owner.
+  virtual void ConnectionRead(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, std::uint32_t length,
+                              std::function<void(Result<KeptConnection::Received>)> done) = 0;
+  virtual void ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
+                               std::function<void(Result<std::uint64_t>)> done) = 0;
+  virtual void ConnectionClose(const Asker& asker, const ConnectionName& connection) = 0;
 };
 
 }  // namespace godwit::agent

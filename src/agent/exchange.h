@@ -66,6 +66,9 @@ struct Exchange {
   std::int32_t finished_call = 0;  // Not 0: what a call that was interrupted has come to, for when it is made again.
   std::shared_ptr<Waiting<Bytes>> data;
   std::shared_ptr<Waiting<std::uint64_t>> size;
+  std::shared_ptr<Waiting<ConnectionName>> connecting;
+  std::shared_ptr<Waiting<KeptConnection::Received>> receiving;
+  std::shared_ptr<Waiting<std::uint64_t>> sending;
 
   std::atomic<bool> wake{false};             // Something the guest may wait for has happened.
   std::shared_ptr<EventFd> worker;           // Of the thread that runs it.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <condition_variable>
 #include <cstring>
 #include <utility>
@@ -25,7 +26,8 @@ class Caller {
  public:
   explicit Caller(Context* context)
       : instance(Instance::Of(context)),
-        requests(static_cast<GuestApi*>(instance.host(kGuestModule))->requests()),
+        api(*static_cast<GuestApi*>(instance.host(kGuestModule))),
+        requests(api.requests()),
         memory_(context) {}
 
   // Traps where the range is not in memory: a service that passes wrong pointers is broken.
@@ -47,6 +49,7 @@ class Caller {
   }
 
   Instance& instance;
+  GuestApi& api;
   GuestRequests& requests;
 
  private:
@@ -211,13 +214,21 @@ std::shared_ptr<Waiting<T>> MakeWaiting(std::shared_ptr<Exchange> exchange) {
 
 // --- Calls ---
 
+Status CheckReach(GuestRequests& requests, std::string_view host_and_port) {
+  if (requests.manifest().MayReach(host_and_port)) return {};
+  return PermissionDenied(fmt::format("service '{}' may not reach {}: add it to [outbound] hosts in its manifest",
+                                      requests.asker().service.value, host_and_port));
+}
+
 bool SafeToRepeat(std::string_view method) { return method == "GET" || method == "HEAD" || method == "OPTIONS"; }
 
 // Fills in what to call; the error says why it may not be.
 Status PrepareCall(GuestRequests& requests, const Exchange& exchange, std::string_view service, std::string_view method,
                    std::string_view target, std::string_view headers, std::string_view body, OutgoingCall* call) {
   call->service = model::ServiceName(std::string(service));
-  if (!requests.manifest().MayCall(call->service)) {
+  if (const auto outside = OutsideHost(service)) {
+    GODWIT_TRY(CheckReach(requests, *outside));
+  } else if (!requests.manifest().MayCall(call->service)) {
     return PermissionDenied(fmt::format("service '{}' may not call '{}': add it to [calls] allow in its manifest",
                                         requests.asker().service.value, service));
   }
@@ -404,12 +415,10 @@ Status CheckRead(GuestRequests& requests, const model::DatasetName& dataset) {
                                       requests.asker().service.value, dataset.value));
 }
 
-// The question begun for `exchange` (or under way since an interruption), or null with `error` set.
+// The question begun for `exchange`, or null with `error` set.
 template <typename T, typename Ask>
-Waiting<T>* BeginQuestion(Caller& caller, std::uint32_t handle, std::string_view dataset_name,
+Waiting<T>* BeginQuestion(Caller& caller, std::uint32_t handle, const Status& allowed,
                           std::shared_ptr<Waiting<T>> Exchange::*slot, std::int32_t* error, Ask ask) {
-  const model::DatasetName dataset{std::string(dataset_name)};
-  const Status allowed = CheckRead(caller.requests, dataset);
   if (!allowed.ok()) {
     caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, allowed.error().message);
     *error = Negative(allowed.error().code);
@@ -426,7 +435,7 @@ Waiting<T>* BeginQuestion(Caller& caller, std::uint32_t handle, std::string_view
     waiting = MakeWaiting<T>(caller.requests.Share(exchange));
     exchange->*slot = waiting;
   }
-  ask(dataset, Answering(waiting));
+  ask(waiting);
   return waiting.get();  // The request holds it.
 }
 
@@ -449,11 +458,14 @@ std::int32_t GiveUpQuestion(Caller& caller, std::uint32_t handle, std::shared_pt
 
 std::int64_t DatasetSize(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t name, std::uint32_t name_bytes) {
   Caller caller(context);
+  Waiting<std::uint64_t>* waiting = nullptr;
   std::int32_t error = 0;
-  auto* waiting = BeginQuestion(caller, handle, caller.Text(name, name_bytes), &Exchange::size, &error,
-                                [&](const model::DatasetName& dataset, auto done) {
-                                  caller.requests.environment().DataSize(caller.requests.asker(), dataset, std::move(done));
-                                });
+  {
+    const model::DatasetName dataset{std::string(caller.Text(name, name_bytes))};
+    waiting = BeginQuestion(caller, handle, CheckRead(caller.requests, dataset), &Exchange::size, &error, [&](const auto& to) {
+      caller.requests.environment().DataSize(caller.requests.asker(), dataset, Answering(to));
+    });
+  }
   if (waiting == nullptr) return error;
   const Awaited awaited = Await(caller, handle, waiting);
   if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::size, awaited);
@@ -468,12 +480,14 @@ std::int32_t DatasetRead(Context* context, std::uint8_t*, std::uint32_t handle, 
   Caller caller(context);
   capacity = std::min<std::uint32_t>(capacity, kDataReadBytesMax);
   caller.Range(to, capacity);
+  Waiting<Bytes>* waiting = nullptr;
   std::int32_t error = 0;
-  auto* waiting =
-      BeginQuestion(caller, handle, caller.Text(name, name_bytes), &Exchange::data, &error,
-                    [&](const model::DatasetName& dataset, auto done) {
-                      caller.requests.environment().DataRead(caller.requests.asker(), dataset, offset, capacity, std::move(done));
-                    });
+  {
+    const model::DatasetName dataset{std::string(caller.Text(name, name_bytes))};
+    waiting = BeginQuestion(caller, handle, CheckRead(caller.requests, dataset), &Exchange::data, &error, [&](const auto& to) {
+      caller.requests.environment().DataRead(caller.requests.asker(), dataset, offset, capacity, Answering(to));
+    });
+  }
   if (waiting == nullptr) return error;
   const Awaited awaited = Await(caller, handle, waiting);
   if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::data, awaited);
@@ -487,6 +501,121 @@ std::int32_t DatasetRead(Context* context, std::uint8_t*, std::uint32_t handle, 
   }
   EndQuestion(caller, handle, &Exchange::data);
   return result;
+}
+
+// --- Connections out of the cluster ---
+
+std::int32_t Connect(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t address, std::uint32_t address_bytes) {
+  Caller caller(context);
+  if (caller.api.connections.size() >= kConnectionsOpenMax) return Negative(ErrorCode::kResourceExhausted);
+  Waiting<ConnectionName>* waiting = nullptr;
+  std::int32_t error = 0;
+  {
+    const std::string to(caller.Text(address, address_bytes));
+    waiting = BeginQuestion(caller, handle, CheckReach(caller.requests, to), &Exchange::connecting, &error, [&](const auto& answer) {
+      auto pending = caller.requests.environment().Connect(caller.requests.asker(), to, kConnectTimeout, Answering(answer));
+      const std::lock_guard lock(answer->mutex);
+      answer->pending = std::move(pending);
+    });
+  }
+  if (waiting == nullptr) return error;
+  const Awaited awaited = Await(caller, handle, waiting);
+  if (awaited != Awaited::kReady) {
+    // Whatever is made meanwhile is closed: the guest has not seen it.
+    std::shared_ptr<Pending> pending;
+    {
+      const std::lock_guard lock(waiting->mutex);
+      pending = waiting->pending;
+      waiting->exchange = nullptr;
+    }
+    if (pending) pending->Cancel();
+    pending = nullptr;
+    return GiveUpQuestion(caller, handle, &Exchange::connecting, awaited);
+  }
+  std::int32_t result = 1;
+  if (waiting->result->ok()) {
+    while (caller.api.connections.count(static_cast<std::uint32_t>(result)) != 0) ++result;
+    caller.api.connections[static_cast<std::uint32_t>(result)] = {**waiting->result};
+  } else {
+    caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, waiting->result->error().message);
+    result = Negative(waiting->result->error().code);
+  }
+  EndQuestion(caller, handle, &Exchange::connecting);
+  return result;
+}
+
+std::int32_t ConnectionRead(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number, std::uint32_t to,
+                            std::uint32_t capacity) {
+  Caller caller(context);
+  capacity = std::min<std::uint32_t>(capacity, kConnectionBytesMax);
+  caller.Range(to, capacity);
+  for (;;) {
+    const auto connection = caller.api.connections.find(number);
+    if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
+    std::int32_t error = 0;
+    auto* waiting = BeginQuestion(caller, handle, Status(), &Exchange::receiving, &error, [&](const auto& answer) {
+      caller.requests.environment().ConnectionRead(caller.requests.asker(), connection->second.name, connection->second.read, capacity,
+                                                   Answering(answer));
+    });
+    if (waiting == nullptr) return error;
+    const Awaited awaited = Await(caller, handle, waiting);
+    if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::receiving, awaited);
+    // Another request of this instance may have closed it meanwhile.
+    const auto still = caller.api.connections.find(number);
+    std::int32_t result = still == caller.api.connections.end() ? Negative(ErrorCode::kNotFound)
+                          : waiting->result->ok()               ? 0
+                                                                : Negative(waiting->result->error().code);
+    bool again = false;
+    if (result == 0) {
+      const KeptConnection::Received& received = **waiting->result;
+      result = static_cast<std::int32_t>(std::min<std::size_t>(received.bytes.size(), capacity));
+      if (result > 0) std::memcpy(caller.Range(to, capacity), received.bytes.data(), static_cast<std::size_t>(result));
+      still->second.read += static_cast<std::uint32_t>(result);
+      again = result == 0 && !received.ended && capacity > 0;
+    }
+    EndQuestion(caller, handle, &Exchange::receiving);
+    if (!again) return result;
+  }
+}
+
+std::int32_t ConnectionWrite(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number, std::uint32_t from,
+                             std::uint32_t size) {
+  Caller caller(context);
+  size = std::min<std::uint32_t>(size, kConnectionBytesMax);
+  for (;;) {
+    const auto connection = caller.api.connections.find(number);
+    if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
+    const std::uint64_t offset = connection->second.written;
+    const std::uint8_t* bytes = caller.Range(from, size);
+    std::int32_t error = 0;
+    auto* waiting = BeginQuestion(caller, handle, Status(), &Exchange::sending, &error, [&](const auto& answer) {
+      caller.requests.environment().ConnectionWrite(caller.requests.asker(), connection->second.name, offset, Bytes(bytes, bytes + size),
+                                                    Answering(answer));
+    });
+    if (waiting == nullptr) return error;
+    const Awaited awaited = Await(caller, handle, waiting);
+    if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::sending, awaited);
+    const auto still = caller.api.connections.find(number);
+    std::int32_t result = still == caller.api.connections.end() ? Negative(ErrorCode::kNotFound)
+                          : waiting->result->ok()               ? 0
+                                                                : Negative(waiting->result->error().code);
+    if (result == 0) {
+      const std::uint64_t end = **waiting->result;
+      result = static_cast<std::int32_t>(std::min<std::uint64_t>(end - std::min(end, offset), size));
+      still->second.written = offset + static_cast<std::uint32_t>(result);
+    }
+    EndQuestion(caller, handle, &Exchange::sending);
+    if (result != 0 || size == 0) return result;
+  }
+}
+
+std::int32_t ConnectionCloseCall(Context* context, std::uint8_t*, std::uint32_t, std::uint32_t number) {
+  Caller caller(context);
+  const auto connection = caller.api.connections.find(number);
+  if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
+  caller.requests.environment().ConnectionClose(caller.requests.asker(), connection->second.name);
+  caller.api.connections.erase(connection);
+  return 0;
 }
 
 // --- The rest ---
@@ -530,6 +659,48 @@ Entry Function(std::string_view name, F function, std::string_view signature) {
 
 }  // namespace
 
+// State: nothing, or one line per connection: handle, device, number there, bytes read, bytes written.
+Result<Bytes> GuestApi::Save() const {
+  std::string text;
+  for (const auto& [handle, connection] : connections) {
+    text += fmt::format("{} {} {} {} {}\n", handle, connection.name.device, connection.name.number, connection.read, connection.written);
+  }
+  return Bytes(text.begin(), text.end());
+}
+
+Status GuestApi::Load(ByteView state) {
+  std::string_view text = AsText(state);
+  const auto number = [](std::string_view digits, auto* to) {
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), *to);
+    return error == std::errc() && end == digits.data() + digits.size();
+  };
+  while (!text.empty()) {
+    const std::size_t end = text.find('\n');
+    if (end == text.npos) return Corrupt("the guest API's state ends in the middle of a line");
+    std::array<std::string_view, 5> words;
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(end + 1);
+    for (std::string_view& word : words) {
+      const std::size_t space = std::min(line.find(' '), line.size());
+      word = line.substr(0, space);
+      line.remove_prefix(std::min(space + 1, line.size()));
+    }
+    std::uint32_t handle = 0;
+    Connection connection{{std::string(words[1]), 0}};
+    if (!number(words[0], &handle) || !number(words[2], &connection.name.number) || !number(words[3], &connection.read) ||
+        !number(words[4], &connection.written) || !line.empty() || handle == 0 || connections.size() >= kConnectionsOpenMax) {
+      return Corrupt("the guest API's state has a malformed connection");
+    }
+    connections[handle] = std::move(connection);
+  }
+  return {};
+}
+
+void GuestApi::CloseConnections() {
+  for (const auto& [handle, connection] : connections) requests_->environment().ConnectionClose(requests_->asker(), connection.name);
+  connections.clear();
+}
+
 std::optional<runtime::HostFunction> GuestApi::Find(std::string_view function) const {
   static const Entry kEntries[] = {
       Function("request_method", RequestPart<Part::kMethod>, "iii:i"),
@@ -548,6 +719,10 @@ std::optional<runtime::HostFunction> GuestApi::Find(std::string_view function) c
       Function("call_close", CallClose, "ii:i"),
       Function("dataset_size", DatasetSize, "iii:I"),
       Function("dataset_read", DatasetRead, "iiiIii:i"),
+      Function("connect", Connect, "iii:i"),
+      Function("connection_read", ConnectionRead, "iiii:i"),
+      Function("connection_write", ConnectionWrite, "iiii:i"),
+      Function("connection_close", ConnectionCloseCall, "ii:i"),
       Function("log", Log, "iii:"),
       Function("deadline_ms", DeadlineMs, "i:I"),
       Function("where_am_i", WhereAmI, "ii:i"),

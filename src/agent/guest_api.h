@@ -1,7 +1,9 @@
 // GuestApi: the import module "godwit" (docs/formats/guest-api.md): what a service's code calls to read its request,
-// answer it, call other services and read datasets. Its state is its requests', which the host keeps and moves.
+// answer it, call other services, read datasets and reach hosts outside. Its state is its requests', which the host keeps and
+// moves, and the connections that its instance has open.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 
@@ -16,6 +18,8 @@ inline constexpr std::string_view kGuestModule = "godwit";
 inline constexpr std::size_t kCallsOpenMax = 16;         // Answers that one request holds without closing them.
 inline constexpr std::size_t kCallBodyBytesMax = 16 << 20;
 inline constexpr std::size_t kResponseHeadersMax = 64;
+inline constexpr std::size_t kConnectionsOpenMax = 64;   // Of one instance.
+inline constexpr std::chrono::seconds kConnectTimeout{10};
 inline constexpr std::size_t kLogLineBytesMax = 8 << 10;
 
 // The host's side of GuestApi.
@@ -38,9 +42,18 @@ class GuestApi final : public runtime::HostModule {
   explicit GuestApi(GuestRequests* requests) : requests_(requests) {}
   std::string_view name() const override { return kGuestModule; }
   std::optional<runtime::HostFunction> Find(std::string_view function) const override;
-  Result<Bytes> Save() const override { return Bytes{}; }
-  Status Load(ByteView) override { return {}; }
+  Result<Bytes> Save() const override;
+  Status Load(ByteView state) override;
   GuestRequests& requests() { return *requests_; }
+  // Where the instance ends, and not where it moved away.
+  void CloseConnections();
+
+  // A connection out of the cluster, as far as the guest has come with it.
+  struct Connection {
+    ConnectionName name;
+    std::uint64_t read = 0, written = 0;  // Bytes.
+  };
+  std::map<std::uint32_t, Connection> connections;  // By the guest's handle, from 1.
 
  private:
   GuestRequests* requests_;

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "agent/guest_api.h"
+
 namespace godwit::agent {
 namespace {
 
@@ -56,6 +58,25 @@ class FakeEnvironment final : public Environment {
     const std::string part = offset < data.size() ? data.substr(offset, length) : "";
     done(Bytes(part.begin(), part.end()));
   }
+  std::shared_ptr<Pending> Connect(const Asker&, const std::string&, std::chrono::milliseconds,
+                                   std::function<void(Result<ConnectionName>)> done) override {
+    done(ConnectionName{"here", 7});
+    return nullptr;
+  }
+  // The peer says again what it hears.
+  void ConnectionRead(const Asker&, const ConnectionName&, std::uint64_t offset, std::uint32_t length,
+                      std::function<void(Result<KeptConnection::Received>)> done) override {
+    const std::string part = offset < said.size() ? said.substr(offset, length) : "";
+    done(KeptConnection::Received{Bytes(part.begin(), part.end()), part.empty()});
+  }
+  void ConnectionWrite(const Asker&, const ConnectionName&, std::uint64_t offset, Bytes bytes,
+                       std::function<void(Result<std::uint64_t>)> done) override {
+    said.replace(offset, std::string::npos, AsText(bytes));
+    done(said.size());
+  }
+  void ConnectionClose(const Asker&, const ConnectionName&) override { ++closed; }
+  std::string said;
+  int closed = 0;
   DeviceInfo info{"here", "host", "x86_64"};
   std::mutex mutex;
   std::string log, data;
@@ -294,6 +315,44 @@ TEST_F(InstanceHostTest, RefusesABodyBeyondTheLimitAndAQueueBeyondItsLimit) {
   (*host)->Resume();
   EXPECT_TRUE(clients.front()->Ended());
   EXPECT_EQ(clients.front()->status, 200);
+}
+
+TEST_F(InstanceHostTest, AConnectionGoesAlongAndOnlyGrantedHostsAreReached) {
+  auto options = OptionsFor("visits", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.outbound_hosts = {"db:6379"};
+  auto there = options;
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "GET", "/visits?redis=db:6380"), "502 db:6380: error 10\n");
+  EXPECT_NE(environment->log.find("may not reach db:6380: add it to [outbound] hosts"), std::string::npos) << environment->log;
+  // The fake peer answers with what it is told.
+  EXPECT_EQ(Ask(**host, "GET", "/visits?redis=db:6379").substr(0, 4), "200 ");
+  Bytes bundle;
+  {
+    auto captured = (*host)->PauseAndCapture(30s);
+    ASSERT_TRUE(captured.ok()) << captured.error().message;
+    ASSERT_TRUE((*captured)->Encode([&](ByteView bytes) -> Status {
+      bundle.insert(bundle.end(), bytes.begin(), bytes.end());
+      return {};
+    }).ok());
+  }
+  auto moved = InstanceHost::CreateFromBundle(std::move(there), bundle);
+  ASSERT_TRUE(moved.ok()) << moved.error().message;
+  (*moved)->Resume();
+  (*host)->Release({model::DeviceName("there"), "127.0.0.1:1", {2}});
+  EXPECT_EQ(Ask(**moved, "GET", "/visits?redis=db:6379").substr(0, 4), "200 ");
+  EXPECT_EQ(environment->said, "INCR visits\r\nINCR visits\r\n");
+  EXPECT_EQ(environment->closed, 0) << "a move is not the instance's end";
+}
+
+TEST(GuestApiState, DamageIsNamed) {
+  for (const std::string_view text : {"1 d 2 3 4", "1 d 2 3\n", "1 d 2 3 4 5\n", "0 d 2 3 4\n", "x d 2 3 4\n", "1 d 2 3 99999999999999999999999\n", "\n"}) {
+    EXPECT_EQ(GuestApi(nullptr).Load(AsBytes(text)).error().code, ErrorCode::kCorrupt) << text;
+  }
+  GuestApi api(nullptr);
+  ASSERT_TRUE(api.Load(AsBytes(std::string_view("1 here 5 6 7\n9 there 1 2 3\n"))).ok());
+  EXPECT_EQ(AsText(*api.Save()), "1 here 5 6 7\n9 there 1 2 3\n");
 }
 
 TEST_F(InstanceHostTest, AScanReadsItsDatasetInPieces) {

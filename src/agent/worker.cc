@@ -24,6 +24,11 @@ runtime::Cell CellOf(std::uint32_t value) {
   return cell;
 }
 
+// What `instance` has open outside ends with it.
+void CloseConnections(runtime::Instance& instance) {
+  if (auto* api = static_cast<GuestApi*>(instance.host(kGuestModule))) api->CloseConnections();
+}
+
 // How many more times a call may block in start-up code before it is taken for stuck.
 constexpr int kStartupBlocksMax = 10'000;
 
@@ -303,6 +308,7 @@ bool Worker::DropEnded(Lock& lock) {
       ended = std::move(instance_);
     }
     lock.unlock();
+    if (ended) CloseConnections(*ended);
     ended.reset();
     call = {};
     lock.lock();
@@ -419,6 +425,7 @@ void Worker::End(Lock& lock, GuestCall call, Outcome outcome) {
   if (ended) {
     memory_bytes_ = 0;
     lock.unlock();
+    CloseConnections(*ended);
     ended.reset();
     lock.lock();
   }
@@ -437,7 +444,10 @@ void Worker::Renew(Lock& lock) {
     const auto initialise = (*created)->FindFunction("_initialize");
     if (status.ok() && initialise.ok()) status = RunToEnd(**created, *initialise);
   }
-  if (status.ok()) old.reset();
+  if (status.ok()) {
+    CloseConnections(*old);
+    old.reset();
+  }
   lock.lock();
   creating_ = false;
   if (status.ok()) {

@@ -435,6 +435,10 @@ bool Manifest::MayCall(const ServiceName& service) const {
   return std::find(calls.begin(), calls.end(), service) != calls.end();
 }
 
+bool Manifest::MayReach(std::string_view host_and_port) const {
+  return std::find(outbound_hosts.begin(), outbound_hosts.end(), host_and_port) != outbound_hosts.end();
+}
+
 std::optional<ByteCount> ParseByteCount(std::string_view text) {
   std::uint64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);

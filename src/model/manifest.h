@@ -59,7 +59,7 @@ struct Manifest {
   std::uint32_t shards = 1;
   std::vector<HttpTrigger> http;
   std::map<std::string, std::string> env;
-  std::vector<std::string> outbound_hosts;
+  std::vector<std::string> outbound_hosts;  // "host:port"
   std::map<DatasetName, DataAccess> data;
   std::vector<ServiceName> calls;
   Limits limits;
@@ -79,6 +79,7 @@ struct Manifest {
   bool MayRead(const DatasetName& dataset) const { return data.count(dataset) != 0; }
   bool MayWrite(const DatasetName& dataset) const;
   bool MayCall(const ServiceName& service) const;
+  bool MayReach(std::string_view host_and_port) const;
 };
 
 // "64Mi", "512Ki", "1Gi", "4096": bytes with a binary suffix. nullopt if it is none or does not fit.

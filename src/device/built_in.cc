@@ -1,0 +1,9 @@
+#include "device/built_in.h"
+
+namespace godwit::device {
+
+std::vector<std::shared_ptr<const Function>> BuiltInFunctions() {
+  return {MakeScan(), MakeMatch(), MakeChecksum(), MakeGather(), MakeChase()};
+}
+
+}  // namespace godwit::device

@@ -1,0 +1,273 @@
+// The built-in functions: results, errors, and that they go on after each small step as if they had not been stopped.
+#include "device/built_in.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "device/conformance.h"
+#include "device/expression.h"
+#include "device/lines.h"
+
+namespace godwit::device {
+namespace {
+
+using nlohmann::json;
+
+class Endless final : public Pace {
+ public:
+  bool Over(std::size_t) const override { return false; }
+};
+class OneStep final : public Pace {
+ public:
+  bool Over(std::size_t) const override { return true; }
+};
+
+std::string ResultOf(const Function& function, const std::string& arguments, const Source& source, const Pace& pace, Part part, int* steps = nullptr) {
+  Bytes state;
+  std::string output;
+  for (;;) {
+    auto work = function.Begin(AsBytes(arguments), state, part);
+    if (!work.ok()) return "error: " + work.error().message;
+    Bytes bytes;
+    const auto finished = (*work)->Run(source, pace, &bytes);
+    if (!finished.ok()) return "error: " + finished.error().message;
+    output += AsText(bytes);
+    if (steps != nullptr) ++*steps;
+    if (*finished) return output;
+    auto saved = (*work)->Save();
+    if (!saved.ok()) return "error: " + saved.error().message;
+    if (*saved == state) return "error: it did not go on";
+    state = std::move(saved).value();
+  }
+}
+
+std::string ResultOf(const Function& function, const std::string& arguments, const std::string& text) {
+  const TextObject source(text);
+  return ResultOf(function, arguments, source, Endless(), {0, text.size()});
+}
+
+// Stopped after each step: the same.
+void ExpectSameInSteps(const Function& function, const std::string& arguments, const std::string& text, int steps_min) {
+  const TextObject source(text);
+  int steps = 0;
+  EXPECT_EQ(ResultOf(function, arguments, source, OneStep(), {0, text.size()}, &steps), ResultOf(function, arguments, text)) << arguments;
+  EXPECT_GE(steps, steps_min);
+}
+
+const std::string kColumns = R"J("columns": ["id int", "name text", "price decimal(2)", "day date", "weight real"])J";
+const std::string kItems =
+    "1,apple,1.50,2024-02-29,0.5\n"
+    "2,\"pear, green\",2.25,2024-03-01,1.25\n"
+    "3,\"say \"\"fig\"\"\",-0.75,2023-12-31,2\n"
+    "4,apple,10,2024-02-29,1e3\n";
+
+std::string Scan(const std::string& rest, const std::string& text = kItems) { return ResultOf(*MakeScan(), "{" + kColumns + ", " + rest + "}", text); }
+
+TEST(ScanTest, GivesTheExpressionsOfTheRowsThatTheConditionHoldsFor) {
+  EXPECT_EQ(Scan(R"J("where": "price > 1.5 and day >= date '2024-02-29'", "select": ["name", "price * 2", "day", "weight"])J"),
+            "\"pear, green\",4.50,2024-03-01,1.25\napple,20.00,2024-02-29,1000\n");
+  EXPECT_EQ(Scan(R"J("select": ["id - 5", "-price"], "limit": 2)J"), "-4,-1.50\n-3,-2.25\n");
+  EXPECT_EQ(Scan(R"J("where": "name in ('apple', 'fig') or not id < 3 and name like '%\"fi_\"'", "select": ["id"])J"), "1\n3\n4\n");
+  EXPECT_EQ(Scan(R"J("where": "day between date '2024-01-01' and date '2024-02-29'", "select": ["id"])J"), "1\n4\n");
+  EXPECT_EQ(Scan(R"J("header": true, "select": ["id"])J", "id,name,price,day,weight\n" + kItems), "1\n2\n3\n4\n");
+  EXPECT_EQ(Scan(R"J("select": ["id"])J", "7,x,1,2024-01-01,1"), "7\n") << "the last line without its end";
+  EXPECT_EQ(Scan(R"J("select": ["weight"])J", "7,x,1,2024-01-01,1\r\n\r\n8,x,1,2024-01-01,2\r\n"), "1\n2\n");
+}
+
+TEST(ScanTest, CountsAndAddsUpInGroups) {
+  EXPECT_EQ(Scan(R"J("aggregates": ["count", "sum(price)", "min(day)", "max(price)", "avg(price)", "sum(price * (1 - 0.1))", "sum(name = 'apple')"])J"),
+            "4,13.00,2023-12-31,10.00,3.25,11.700,2\n");
+  EXPECT_EQ(Scan(R"J("group": ["name"], "aggregates": ["count", "sum(weight)"])J"),
+            "\"pear, green\",1,1.25\n\"say \"\"fig\"\"\",1,2\napple,2,1000.5\n");
+  EXPECT_EQ(Scan(R"J("where": "id > 9", "aggregates": ["count", "sum(price)"])J"), "0,\n");
+  EXPECT_EQ(Scan(R"J("where": "id > 9", "group": ["id"], "aggregates": ["count"])J"), "");
+  EXPECT_EQ(Scan(R"J("group": ["day"])J"), "2023-12-31\n2024-02-29\n2024-03-01\n");
+}
+
+TEST(ScanTest, NamesWhatIsWrong) {
+  const std::pair<std::string, std::string> cases[] = {
+      {R"J("select": ["id"], "colour": 1)J", "'colour' is not known"},
+      {R"J("where": "id")J", "'where' is no condition"},
+      {R"J("where": "id > ", "select": ["id"])J", "character 6: the expression ends too soon"},
+      {R"J("where": "id > 'a'", "select": ["id"])J", "int and text cannot be compared"},
+      {R"J("where": "size > 1", "select": ["id"])J", "no column is called 'size'"},
+      {R"J("where": "(id > 1", "select": ["id"])J", "')' is missing"},
+      {R"J("where": "day > date '2023-02-29'", "select": ["id"])J", "'2023-02-29' is no date"},
+      {R"J("select": ["name + 1"])J", "'+' needs numbers"},
+      {R"J("select": ["price * price * price * price * price * price * price"])J", "more than 12 digits"},
+      {R"J("aggregates": ["sum(name)"])J", "not possible for values of type text"},
+      {R"J("aggregates": ["median(id)"])J", "it is count, or sum, min, max or avg"},
+      {R"J("select": ["id"], "aggregates": ["count"])J", "does not go with groups"},
+      {R"J("header": 1, "select": ["id"])J", "'header' must be true or false"},
+      {R"J("delimiter": "", "select": ["id"])J", "'delimiter' must be one character"},
+      {R"J("limit": -1, "select": ["id"])J", "'limit' must be a number"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const std::string result = Scan(arguments);
+    EXPECT_NE(result.find(message), std::string::npos) << arguments << ": " << result;
+  }
+  EXPECT_EQ(ResultOf(*MakeScan(), "[]", ""), "error: arguments of scan: not a JSON object");
+  EXPECT_NE(ResultOf(*MakeScan(), R"J({"columns": ["id number"], "select": ["id"]})J", "").find("'number' is no type"), std::string::npos);
+  EXPECT_NE(Scan(R"J("select": ["price"])J", kItems + "5,x,1.234,2024-01-01,1\n").find("from byte 0 on: line 4, column 'price': '1.234' is no number"),
+            std::string::npos);
+  EXPECT_NE(Scan(R"J("select": ["weight"])J", "5,x,1\n").find("line 0: it ends before column"), std::string::npos);
+  EXPECT_NE(Scan(R"J("select": ["name"])J", "5,\"x,1\n").find("a quoted field does not end"), std::string::npos);
+  EXPECT_NE(Scan(R"J("select": ["id * 9223372036854775807"])J").find("larger than 63 bits"), std::string::npos);
+  std::string deep(200, '(');
+  EXPECT_NE(Scan(fmt::format(R"J("where": "{}", "select": ["id"])J", deep)).find("nested too deeply"), std::string::npos);
+  std::string many = "id = 1";
+  for (int i = 0; i < 300; ++i) many += " or id = 1";
+  EXPECT_NE(Scan(fmt::format(R"J("where": "{}", "select": ["id"])J", many)).find("more than 256 parts"), std::string::npos);
+}
+
+std::string ManyItems(int count) {
+  std::mt19937 random(7);
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    text += fmt::format("{},name {},{}.{:02},20{:02}-0{}-1{},{}\n", i, random() % 50, random() % 1000, random() % 100, random() % 30,
+                        1 + random() % 9, random() % 10, (random() % 1000) / 8.0);
+  }
+  return text;
+}
+
+TEST(ScanTest, GoesOnWhereItWasAndEachRowBelongsToOnePart) {
+  const std::string text = ManyItems(20'000);
+  const std::string filter = "{" + kColumns + R"J(, "where": "price > 990 and weight < 60.5", "select": ["id", "name", "day"]})J";
+  const std::string totals = "{" + kColumns + R"J(, "group": ["name"], "aggregates": ["count", "sum(price)", "min(price)", "max(weight)", "sum(weight)"]})J";
+  ExpectSameInSteps(*MakeScan(), filter, text, 5);
+  ExpectSameInSteps(*MakeScan(), totals, text, 5);
+  const TextObject source(text);
+  const std::string whole = ResultOf(*MakeScan(), filter, text);
+  std::mt19937 random(11);
+  for (int trial = 0; trial < 20; ++trial) {
+    std::vector<std::uint64_t> cuts = {0, text.size()};
+    for (int i = 0; i < 5; ++i) cuts.push_back(random() % text.size());
+    std::sort(cuts.begin(), cuts.end());
+    std::string joined;
+    for (std::size_t i = 0; i + 1 < cuts.size(); ++i) joined += ResultOf(*MakeScan(), filter, source, OneStep(), {cuts[i], cuts[i + 1]});
+    ASSERT_EQ(joined, whole) << testing::PrintToString(cuts);
+  }
+}
+
+TEST(LinesTest, EachByteBeginsInOnePart) {
+  const std::string text = "a\n\nbb\nccc\nlast";
+  const TextObject source(text);
+  for (std::uint64_t cut = 0; cut <= text.size(); ++cut) {
+    std::string joined;
+    for (const Part part : {Part{0, cut}, Part{cut, text.size()}}) {
+      Lines lines(part, std::nullopt);
+      for (;;) {
+        const auto run = lines.Next(source);
+        ASSERT_TRUE(run.ok());
+        if (run->empty()) break;
+        joined += *run;
+      }
+    }
+    EXPECT_EQ(joined, text) << cut;
+  }
+  const TextObject one(std::string(kLineBytesMax - 1, 'x') + "\ny\n"), more(std::string(kLineBytesMax + 1, 'x'));
+  Lines fits({0, one.size()}, std::nullopt), does_not({0, more.size()}, std::nullopt);
+  EXPECT_EQ(fits.Next(one)->size(), kLineBytesMax);
+  EXPECT_EQ(does_not.Next(more).error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(MatchTest, GivesMatchingLinesOrTheirCount) {
+  const std::string text = "one fish\ntwo fish\n\nred\nblue fish";
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "fish$"})J", text), "one fish\ntwo fish\nblue fish");
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "FISH", "ignore_case": true, "count": true})J", text), "3\n");
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "fish", "invert": true})J", text), "\nred\n");
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "^$"})J", text), "\n");
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "^", "count": true})J", text), "5\n");
+  EXPECT_EQ(ResultOf(*MakeMatch(), R"J({"pattern": "e[^x]*t"})J", text), "") << "a match lies in one line";
+  EXPECT_NE(ResultOf(*MakeMatch(), R"J({"pattern": "("})J", text).find("missing )"), std::string::npos);
+  EXPECT_NE(ResultOf(*MakeMatch(), R"J({})J", text).find("'pattern' must have"), std::string::npos);
+  const std::string many = ManyItems(20'000);
+  ExpectSameInSteps(*MakeMatch(), R"J({"pattern": "name 7,.*5$"})J", many, 5);
+  ExpectSameInSteps(*MakeMatch(), R"J({"pattern": "name 7,", "invert": true, "count": true})J", many, 5);
+}
+
+TEST(ChecksumTest, IsCastagnolisAndGoesOn) {
+  EXPECT_EQ(ResultOf(*MakeChecksum(), "", "123456789"), "e3069283");
+  EXPECT_EQ(ResultOf(*MakeChecksum(), "{}", std::string(32, 0)), "8a9136aa") << "RFC 3720, B.4";
+  EXPECT_EQ(ResultOf(*MakeChecksum(), "{}", std::string(32, '\xff')), "62a8ab43");
+  ExpectSameInSteps(*MakeChecksum(), "{}", ManyItems(20'000), 5);
+}
+
+TEST(GatherTest, AddsRowsUp) {
+  const float rows[3][2] = {{1, 2}, {10, 20}, {100, 200}};
+  const std::string text(reinterpret_cast<const char*>(rows), sizeof rows);
+  const std::string output = ResultOf(*MakeGather(), R"J({"dimension": 2, "lists": [[0, 2], [], [1, 1, 0]]})J", text);
+  float got[6];
+  ASSERT_EQ(output.size(), sizeof got);
+  std::memcpy(got, output.data(), sizeof got);
+  EXPECT_EQ(std::vector<float>(got, got + 6), (std::vector<float>{101, 202, 0, 0, 21, 42}));
+  const std::string mean = ResultOf(*MakeGather(), R"J({"dimension": 2, "reduce": "mean", "lists": [[0, 2]]})J", text);
+  std::memcpy(got, mean.data(), 8);
+  EXPECT_EQ(got[0], 50.5f);
+  EXPECT_EQ(ResultOf(*MakeGather(), R"J({"dimension": 2, "lists": [[3]]})J", text), "error: gather: there is no row 3; the part has 3");
+  EXPECT_NE(ResultOf(*MakeGather(), R"J({"lists": [[0]]})J", text).find("'dimension' is missing"), std::string::npos);
+  ExpectSameInSteps(*MakeGather(), R"J({"dimension": 2, "lists": [[0], [1], [2, 1]]})J", text, 1);
+}
+
+TEST(ChaseTest, FollowsPointers) {
+  std::string text(4 * 16, '.');
+  const std::uint64_t following[] = {2, 99, 3, 1};
+  for (std::size_t i = 0; i < 4; ++i) std::memcpy(text.data() + i * 16 + 8, &following[i], 8);
+  for (std::size_t i = 0; i < 4; ++i) text[i * 16] = static_cast<char>('A' + i);
+  const auto heads = [&](const std::string& output) {
+    std::string names;
+    for (std::size_t i = 0; i < output.size(); i += 16) names += output[i];
+    return names;
+  };
+  const std::string shape = R"J("record_bytes": 16, "pointer": 8)J";
+  EXPECT_EQ(heads(ResultOf(*MakeChase(), "{" + shape + R"J(, "start": [0, 1], "depth": 2})J", text)), "DB") << "B names none";
+  EXPECT_EQ(heads(ResultOf(*MakeChase(), "{" + shape + R"J(, "start": [0], "depth": 16, "path": true})J", text)), "ACDB");
+  EXPECT_NE(ResultOf(*MakeChase(), R"J({"record_bytes": 16, "pointer": 9, "start": [0]})J", text).find("not inside of a record"), std::string::npos);
+  EXPECT_NE(ResultOf(*MakeChase(), "{" + shape + R"J(, "start": [4]})J", text).find("no record 4"), std::string::npos);
+}
+
+TEST(FunctionStateTest, ForgedStatesAreRefusedByName) {
+  const std::string scan = "{" + kColumns + R"J(, "group": ["name"], "aggregates": ["count"]})J";
+  const std::tuple<std::shared_ptr<const Function>, std::string, std::string> cases[] = {
+      {MakeScan(), scan, "{"},
+      {MakeScan(), scan, R"J({"position": 0, "header_done": true, "rows": 0, "groups": [["zz", [[1, "0", "0x0p+0"]]]]})J"},
+      {MakeScan(), scan, R"J({"position": 0, "header_done": true, "rows": 0, "groups": [["61", []]]})J"},
+      {MakeScan(), scan, R"J({"position": 0, "header_done": true, "rows": 0, "groups": [["61", [[1, "x", "0"]]]]})J"},
+      {MakeMatch(), R"J({"pattern": "a"})J", R"J({"position": -1})J"},
+      {MakeChecksum(), "{}", R"J({"position": 99, "crc": 0})J"},
+      {MakeGather(), R"J({"dimension": 2, "lists": [[0]]})J", R"J({"next": 2})J"},
+      {MakeChase(), R"J({"record_bytes": 8, "start": [0]})J", R"J({"next": 2})J"},
+  };
+  for (const auto& [function, arguments, state] : cases) {
+    const auto work = function->Begin(AsBytes(arguments), AsBytes(state), {0, 10});
+    ASSERT_FALSE(work.ok()) << state;
+    EXPECT_EQ(work.error().code, ErrorCode::kCorrupt) << state << ": " << work.error().message;
+  }
+}
+
+TEST(ExpressionTest, NumbersAndDatesAreExactBothWays) {
+  for (const char* text : {"1970-01-01", "2000-02-29", "1900-03-01", "0000-01-01", "9999-12-31"}) {
+    std::string back;
+    AppendDate(ParseDate(text).value(), back);
+    EXPECT_EQ(back, text);
+  }
+  EXPECT_EQ(ParseDate("1970-01-02").value(), 1);
+  EXPECT_EQ(ParseDate("1969-12-31").value(), -1);
+  EXPECT_FALSE(ParseDate("1900-02-29").ok());
+  EXPECT_FALSE(ParseDate("2024-1-01").ok());
+  EXPECT_EQ(ParseNumber("-12.5", 2).value(), -1250);
+  EXPECT_EQ(ParseNumber("9223372036854775807", 0).value(), 9223372036854775807);
+  for (const char* text : {"", "-", "1.2.3", "1,5", "9223372036854775808", "1.234"}) EXPECT_FALSE(ParseNumber(text, 2).ok()) << text;
+  std::string text;
+  AppendNumber(-5, 2, text);
+  AppendNumber(__int128{1} << 100, 0, text);
+  EXPECT_EQ(text, "-0.051267650600228229401496703205376");
+}
+
+}  // namespace
+}  // namespace godwit::device

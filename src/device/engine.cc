@@ -1,0 +1,575 @@
+#include "device/engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "device/wire.h"
+
+namespace godwit::device {
+namespace {
+
+using nlohmann::json;
+using std::chrono::microseconds;
+
+std::uint64_t MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(std::chrono::steady_clock::now() - begin).count());
+}
+
+Bytes ToBytes(const json& document) {
+  const std::string text = document.dump();
+  return {text.begin(), text.end()};
+}
+
+Status NeedRanges(const Request& request, std::size_t count) {
+  if (request.ranges.size() == count) return {};
+  return InvalidArgument(fmt::format("this command takes {} ranges, not {}", count, request.ranges.size()));
+}
+
+// A range of function memory, or an Execute's own data.
+class MemorySource final : public Source {
+ public:
+  explicit MemorySource(FunctionMemory::Piece piece) : piece_(std::move(piece)) {}
+  std::uint64_t size() const override { return piece_.bytes.size(); }
+  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
+    const ByteView all(piece_.bytes);
+    if (offset >= all.size()) return ByteView();
+    return all.subspan(offset, std::min<std::uint64_t>(bytes, all.size() - offset));
+  }
+
+ private:
+  const FunctionMemory::Piece piece_;
+};
+
+}  // namespace
+
+struct Engine::Job {
+  Request request;
+  Done done;
+  Clock::time_point arrived = Clock::now(), begun{};
+  std::atomic<bool> aborted{false};
+  bool registered = false;  // In under_way_.
+  std::shared_ptr<const Function> function;
+  std::shared_ptr<const Job> batch;  // That this is a step of.
+
+  bool ended() const { return aborted.load(std::memory_order_relaxed) || (batch && batch->aborted.load(std::memory_order_relaxed)); }
+  bool late() const { return request.deadline.count() > 0 && Clock::now() - arrived >= request.deadline; }
+};
+
+struct Engine::BatchRun {
+  std::shared_ptr<Job> job;
+  std::vector<bool> started, ended;
+  bool finished = false;
+  Completion completion;
+  std::size_t left = 0;
+};
+
+class Engine::JobPace final : public Pace {
+ public:
+  JobPace(const Job& job, const Profile& profile) : job_(job), profile_(profile) {}
+  bool Over(std::size_t output_bytes) const override {
+    if (output_bytes >= kOutputBytes || job_.ended()) return true;
+    const auto& request = job_.request;
+    const std::uint64_t busy = MicrosecondsSince(job_.begun);
+    return (request.slice.count() > 0 && busy >= static_cast<std::uint64_t>(request.slice.count())) || job_.late() ||
+           (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
+  }
+
+ private:
+  const Job& job_;
+  const Profile& profile_;
+};
+
+Engine::Engine(Options options)
+    : options_(std::move(options)), memory_(options_.profile.memory, options_.profile.tenant_memory) {
+  cores_ = options_.profile.cores;
+  queue_max_ = options_.profile.queue_max;
+  for (const auto& function : options_.built_in) functions_[next_function_++] = {function, "", true, true};
+  for (std::uint32_t i = 0; i < options_.profile.cores; ++i) threads_.emplace_back([this] { CoreMain(); });
+}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    for (const auto& [key, job] : under_way_) job->aborted = true;
+    changed_.notify_all();
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+// --- Coming in
+
+void Engine::Submit(Request request, Done done) {
+  const auto job = std::make_shared<Job>();
+  job->request = std::move(request);
+  job->done = std::move(done);
+  const Request& in = job->request;
+  Completion refused;
+  refused.id = in.id;
+  refused.status = CheckLimits(in);
+  const bool runs = in.opcode == Opcode::kExecute || in.opcode == Opcode::kBatch;
+  {
+    const std::lock_guard lock(mutex_);
+    ++requests_;
+    if (refused.status.ok() && ending_) refused.status = Unavailable("the device is ending");
+    if (refused.status.ok() && runs) {
+      const auto key = std::pair(in.tenant, in.id);
+      if (under_way_.count(key) != 0) {
+        refused.status = InvalidArgument(fmt::format("request {} of '{}' is under way already", in.id, in.tenant));
+      } else if (of_tenant_[in.tenant] >= kUnderWayPerTenantMax) {
+        refused.status = ResourceExhausted(fmt::format("'{}' has {} requests under way", in.tenant, kUnderWayPerTenantMax));
+      } else if (waiting_count_ >= queue_max_) {
+        refused.status = ResourceExhausted(fmt::format("the device is saturated: {} requests wait", waiting_count_));
+        refused.pushed_back = true;
+        ++pushed_back_;
+      } else {
+        under_way_[key] = job;
+        ++of_tenant_[in.tenant];
+        job->registered = true;
+      }
+    }
+  }
+  if (!refused.status.ok()) return Finish(job, std::move(refused));
+  if (!runs) return Finish(job, Fast(in));
+  if (in.opcode == Opcode::kBatch) return RunBatch(job);
+  bool brief = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = functions_.find(in.function);
+    // Over function memory alone: storage may block.
+    brief = found != functions_.end() && in.name.empty() && waiting_count_ == 0 &&
+            found->second.function->brief(in.data, {in.offset, in.offset + (in.bytes != 0 ? in.bytes : in.ranges.empty() ? 0 : in.ranges[0].bytes)});
+  }
+  brief ? Run(job) : Enqueue(job, false);
+}
+
+void Engine::Finish(const std::shared_ptr<Job>& job, Completion completion) {
+  completion.id = job->request.id;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!completion.status.ok()) ++failed_;
+    if (job->registered) {
+      under_way_.erase({job->request.tenant, job->request.id});
+      if (--of_tenant_[job->request.tenant] == 0) of_tenant_.erase(job->request.tenant);
+    }
+  }
+  if (const auto done = std::exchange(job->done, nullptr)) done(std::move(completion));
+}
+
+// --- Commands that take no time
+
+Completion Engine::Fast(const Request& request) {
+  Completion completion;
+  completion.id = request.id;
+  switch (request.opcode) {
+    case Opcode::kDiscover: {
+      const std::string text = Describe();
+      completion.data.assign(text.begin(), text.end());
+      break;
+    }
+    case Opcode::kHealth: completion.data = ToBytes({{"state", "ok"}, {"uptime_us", MicrosecondsSince(started_)}}); break;
+    case Opcode::kStatistics: {
+      const std::string text = Statistics();
+      completion.data.assign(text.begin(), text.end());
+      break;
+    }
+    case Opcode::kConfigure: completion.status = Configure(request); break;
+    case Opcode::kLoad:
+    case Opcode::kActivate:
+    case Opcode::kDeactivate:
+    case Opcode::kUnload: completion.status = Functions(request, &completion); break;
+    case Opcode::kStorageRead:
+    case Opcode::kStorageWrite: completion.status = StorageIo(request, &completion); break;
+    case Opcode::kAbort: {
+      const auto found = Abort(request);
+      completion.status = found.ok() ? Status() : Status(found.error());
+      break;
+    }
+    default: completion.status = Memory(request, &completion);
+  }
+  if (completion.data.size() > kDataBytesMax) {
+    completion.data.clear();
+    completion.status = ResourceExhausted("the answer is larger than a completion may be");
+  }
+  return completion;
+}
+
+Status Engine::Configure(const Request& request) {
+  if (!request.tenant.empty()) return PermissionDenied("only the device's owner configures it");
+  const json settings = json::parse(request.data.begin(), request.data.end(), nullptr, false);
+  if (!settings.is_object()) return InvalidArgument("settings are a JSON object");
+  for (const auto& [key, value] : settings.items()) {
+    if (key != "cores" && key != "queue_max") return InvalidArgument("no setting is called '" + key + "'; there are cores and queue_max");
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > (key == "cores" ? options_.profile.cores : 65536u)) {
+      return InvalidArgument(fmt::format("{} must be a number up to {}", key, key == "cores" ? options_.profile.cores : 65536u));
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  cores_ = settings.value("cores", cores_);  // 0: what is queued waits.
+  queue_max_ = settings.value("queue_max", queue_max_);
+  changed_.notify_all();
+  return {};
+}
+
+Status Engine::Functions(const Request& request, Completion* completion) {
+  if (request.opcode == Opcode::kLoad) {
+    if (options_.programs == nullptr) return Unsupported("this device loads no programs");
+    {
+      const std::lock_guard lock(mutex_);
+      const auto own = std::count_if(functions_.begin(), functions_.end(),
+                                     [&](const auto& entry) { return !entry.second.built_in && entry.second.tenant == request.tenant; });
+      if (static_cast<std::size_t>(own) >= kLoadedPerTenantMax) {
+        return ResourceExhausted(fmt::format("'{}' has {} functions loaded: unload one", request.tenant, own));
+      }
+    }
+    GODWIT_ASSIGN(auto function, options_.programs->Load(request.tenant, request.name, request.data));
+    const std::lock_guard lock(mutex_);
+    completion->value = next_function_;
+    functions_[next_function_++] = {std::move(function), request.tenant};
+    return {};
+  }
+  const std::lock_guard lock(mutex_);
+  const auto found = functions_.find(request.function);
+  if (found == functions_.end() || (!found->second.built_in && found->second.tenant != request.tenant)) {
+    return NotFound(fmt::format("no function {} of '{}' is loaded", request.function, request.tenant));
+  }
+  Loaded& loaded = found->second;
+  if (loaded.built_in && !request.tenant.empty()) return PermissionDenied("built-in functions are the device's owner's");
+  if (request.opcode == Opcode::kActivate) {
+    loaded.active = true;
+    return {};
+  }
+  if (loaded.running > 0) return FailedPrecondition(fmt::format("function {} runs for {} requests", request.function, loaded.running));
+  if (request.opcode == Opcode::kDeactivate) {
+    loaded.active = false;
+    return {};
+  }
+  if (loaded.built_in) return FailedPrecondition("a built-in function cannot be unloaded");
+  if (loaded.active) return FailedPrecondition(fmt::format("function {} is active: deactivate it first", request.function));
+  functions_.erase(found);
+  return {};
+}
+
+Status Engine::Memory(const Request& request, Completion* completion) {
+  switch (request.opcode) {
+    case Opcode::kAllocate: {
+      GODWIT_ASSIGN(completion->capability, memory_.Allocate(request.tenant, request.bytes));
+      return {};
+    }
+    case Opcode::kFree: {
+      GODWIT_TRY(NeedRanges(request, 1));
+      return memory_.Free(request.ranges[0].capability);
+    }
+    case Opcode::kGrant: {
+      GODWIT_TRY(NeedRanges(request, 1));
+      GODWIT_ASSIGN(completion->capability, memory_.Grant(request.ranges[0], request.rights));
+      return {};
+    }
+    case Opcode::kWrite: {
+      GODWIT_TRY(NeedRanges(request, 1));
+      GODWIT_ASSIGN(const auto to, memory_.Resolve(request.ranges[0], Rights::kWrite));
+      if (to.bytes.size() != request.data.size()) return InvalidArgument("the range and the data differ in size");
+      std::copy(request.data.begin(), request.data.end(), to.bytes.begin());
+      return {};
+    }
+    case Opcode::kRead: {
+      GODWIT_TRY(NeedRanges(request, 1));
+      GODWIT_ASSIGN(const auto from, memory_.Resolve(request.ranges[0], Rights::kRead));
+      if (from.bytes.size() > kDataBytesMax) return InvalidArgument(fmt::format("one read gives at most {} bytes", kDataBytesMax));
+      completion->data.assign(from.bytes.begin(), from.bytes.end());
+      return {};
+    }
+    case Opcode::kCopy: {
+      GODWIT_TRY(NeedRanges(request, 2));
+      GODWIT_ASSIGN(const auto from, memory_.Resolve(request.ranges[0], Rights::kRead));
+      GODWIT_ASSIGN(const auto to, memory_.Resolve(request.ranges[1], Rights::kWrite));
+      if (from.bytes.size() != to.bytes.size()) return InvalidArgument("the ranges differ in size");
+      std::memmove(to.bytes.data(), from.bytes.data(), from.bytes.size());
+      return {};
+    }
+    default: return Unsupported(fmt::format("no command has the number {}", static_cast<int>(request.opcode)));
+  }
+}
+
+Status Engine::StorageIo(const Request& request, Completion* completion) {
+  if (options_.storage == nullptr) return Unsupported("this device has no storage");
+  GODWIT_TRY(NeedRanges(request, 1));
+  if (request.opcode == Opcode::kStorageWrite) {
+    GODWIT_ASSIGN(const auto from, memory_.Resolve(request.ranges[0], Rights::kRead));
+    GODWIT_TRY(options_.storage->Create(request.tenant, request.name, from.bytes));
+    const std::lock_guard lock(mutex_);
+    storage_written_ += from.bytes.size();
+    return {};
+  }
+  GODWIT_ASSIGN(const auto to, memory_.Resolve(request.ranges[0], Rights::kWrite));
+  GODWIT_ASSIGN(const auto object, options_.storage->Open(request.tenant, request.name));
+  Bytes scratch;
+  std::size_t read = 0;
+  while (read < to.bytes.size()) {
+    GODWIT_ASSIGN(const ByteView window, object->Window(request.offset + read, std::min<std::size_t>(to.bytes.size() - read, 1 << 20), scratch));
+    if (window.empty()) break;
+    std::copy(window.begin(), window.end(), to.bytes.begin() + static_cast<std::ptrdiff_t>(read));
+    read += window.size();
+  }
+  completion->value = read;
+  const std::lock_guard lock(mutex_);
+  storage_read_ += read;
+  return {};
+}
+
+Result<bool> Engine::Abort(const Request& request) {
+  std::shared_ptr<Job> job;
+  bool waited = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = under_way_.find({request.tenant, request.value});
+    if (found == under_way_.end()) return NotFound(fmt::format("no request {} of '{}' is under way", request.value, request.tenant));
+    job = found->second;
+    job->aborted = true;
+    ++aborted_;
+    const auto queue = waiting_.find(request.tenant);
+    if (queue != waiting_.end()) {
+      waited = std::erase(queue->second, job) > 0;
+      if (waited) --waiting_count_;
+      if (queue->second.empty()) waiting_.erase(queue);
+    }
+  }
+  if (waited) {
+    Completion never;
+    never.status = Aborted("aborted before it was begun");
+    Finish(job, std::move(never));
+  }
+  return true;
+}
+
+// --- What the device says of itself
+
+std::string Engine::Describe() const {
+  const Profile& profile = options_.profile;
+  const std::lock_guard lock(mutex_);
+  json functions = json::array();
+  for (const auto& [number, loaded] : functions_) {
+    functions.push_back({{"number", number}, {"name", loaded.function->name()}, {"built_in", loaded.built_in},
+                         {"state", loaded.running > 0 ? "running" : loaded.active ? "active" : "loaded"}});
+  }
+  return json{{"name", profile.name}, {"class", profile.device_class}, {"cores", profile.cores}, {"speed", profile.speed},
+              {"memory_bytes", profile.memory.value}, {"tenant_memory_bytes", profile.tenant_memory.value},
+              {"queue_max", profile.queue_max}, {"core_watts", profile.core_watts}, {"energy", "model"},
+              {"storage", options_.storage != nullptr}, {"programs", options_.programs != nullptr}, {"functions", std::move(functions)}}
+      .dump();
+}
+
+std::string Engine::Statistics() const {
+  const std::lock_guard lock(mutex_);
+  json functions = json::array();
+  for (const auto& [number, loaded] : functions_) {
+    if (loaded.executions == 0) continue;
+    functions.push_back({{"number", number}, {"name", loaded.function->name()}, {"executions", loaded.executions},
+                         {"busy_us", loaded.busy_us}, {"least_us", loaded.least_us}, {"most_us", loaded.most_us},
+                         {"mean_us", loaded.busy_us / loaded.executions}});
+  }
+  return json{{"uptime_us", MicrosecondsSince(started_)}, {"requests", requests_}, {"failed", failed_}, {"aborted", aborted_},
+              {"pushed_back", pushed_back_}, {"waiting", waiting_count_}, {"running", running_}, {"busy_us", busy_us_},
+              {"energy_uj", energy_uj_}, {"memory_used_bytes", memory_.used().value}, {"allocations", memory_.allocations()},
+              {"storage_read_bytes", storage_read_}, {"storage_written_bytes", storage_written_}, {"functions", std::move(functions)}}
+      .dump();
+}
+
+// --- Work
+
+void Engine::Enqueue(const std::shared_ptr<Job>& job, bool of_batch) {
+  const std::lock_guard lock(mutex_);
+  auto& queue = waiting_[job->request.tenant];
+  of_batch ? queue.push_front(job) : queue.push_back(job);  // A batch's next step waited with its batch.
+  ++waiting_count_;
+  changed_.notify_one();
+}
+
+void Engine::CoreMain() {
+  Lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return ending_ || (waiting_count_ > 0 && running_ < cores_); });
+    if (waiting_count_ == 0) return;  // Ending.
+    // The tenant after the last one, in order of their names, around.
+    auto turn = waiting_.upper_bound(last_tenant_);
+    if (turn == waiting_.end()) turn = waiting_.begin();
+    last_tenant_ = turn->first;
+    const std::shared_ptr<Job> job = turn->second.front();
+    turn->second.pop_front();
+    if (turn->second.empty()) waiting_.erase(turn);
+    --waiting_count_;
+    ++running_;
+    lock.unlock();
+    Run(job);
+    lock.lock();
+    --running_;
+    if (waiting_count_ > 0) changed_.notify_one();
+  }
+}
+
+void Engine::Run(const std::shared_ptr<Job>& job) {
+  job->begun = Clock::now();
+  Completion completion;
+  completion.queued_us = static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(job->begun - job->arrived).count());
+  const std::uint64_t queued = completion.queued_us;
+  if (job->late()) {
+    completion.status = DeadlineExceeded("its deadline passed while it waited");
+  } else {
+    completion = job->request.opcode == Opcode::kExecute ? Execute(*job) : Fast(job->request);
+    completion.queued_us = queued;
+  }
+  Finish(job, std::move(completion));
+}
+
+Completion Engine::Execute(Job& job) {
+  const Request& request = job.request;
+  Completion completion;
+  const auto run = [&]() -> Status {
+    std::shared_ptr<const Source> source;
+    if (!request.name.empty()) {
+      if (options_.storage == nullptr) return Unsupported("this device has no storage");
+      GODWIT_ASSIGN(source, options_.storage->Open(request.tenant, request.name));
+    } else if (!request.ranges.empty()) {
+      GODWIT_ASSIGN(auto piece, memory_.Resolve(request.ranges[0], Rights::kRead));
+      source = std::make_shared<MemorySource>(std::move(piece));
+    } else {
+      source = std::make_shared<MemorySource>(FunctionMemory::Piece{});
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = functions_.find(request.function);
+      if (found == functions_.end() || (!found->second.built_in && found->second.tenant != request.tenant)) {
+        return NotFound(fmt::format("no function {} of '{}' is loaded", request.function, request.tenant));
+      }
+      if (!found->second.active) return FailedPrecondition(fmt::format("function {} is not active", request.function));
+      job.function = found->second.function;
+      ++found->second.running;
+    }
+    const std::uint64_t size = source->size();
+    const Part part{std::min(request.offset, size), request.bytes == 0 ? size : std::min(size, request.offset + std::min(request.bytes, size))};
+    GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
+    const JobPace pace(job, options_.profile);
+    GODWIT_ASSIGN(const bool finished, work->Run(*source, pace, &completion.data));
+    completion.read_bytes = work->read_bytes();
+    completion.more = !finished;
+    const std::size_t output = request.name.empty() ? 1 : 0;
+    if (request.ranges.size() > output) {
+      GODWIT_ASSIGN(const auto to, memory_.Resolve(request.ranges[output], Rights::kWrite));
+      if (completion.data.size() > to.bytes.size()) {
+        return ResourceExhausted(fmt::format("its output of {} bytes does not fit the range of {}", completion.data.size(), to.bytes.size()));
+      }
+      std::copy(completion.data.begin(), completion.data.end(), to.bytes.begin());
+      completion.value = completion.data.size();
+      completion.data.clear();
+    }
+    if (finished) return {};
+    if (job.late()) return DeadlineExceeded("its deadline passed while it ran");
+    if (request.energy_uj > 0 && EnergyUj(options_.profile, MicrosecondsSince(job.begun)) > request.energy_uj) {
+      return ResourceExhausted("its energy budget is used up, by the device's model");
+    }
+    GODWIT_ASSIGN(completion.state, work->Save());
+    return {};
+  };
+  completion.status = run();
+  if (completion.status.ok() && completion.data.size() > kDataBytesMax) {
+    completion.status = ResourceExhausted(fmt::format("one small step of the function gave {} bytes; a completion holds {}", completion.data.size(), kDataBytesMax));
+  }
+  if (!completion.status.ok()) {
+    completion.data.clear();
+    completion.state.clear();
+    completion.more = false;
+  }
+  completion.busy_us = MicrosecondsSince(job.begun);
+  completion.energy_uj = EnergyUj(options_.profile, completion.busy_us);
+  const std::lock_guard lock(mutex_);
+  busy_us_ += completion.busy_us;
+  energy_uj_ += completion.energy_uj;
+  if (!request.name.empty()) storage_read_ += completion.read_bytes;
+  if (job.function) {
+    const auto found = functions_.find(request.function);  // Not unloaded while it ran.
+    Loaded& loaded = found->second;
+    --loaded.running;
+    ++loaded.executions;
+    loaded.busy_us += completion.busy_us;
+    loaded.least_us = std::min(loaded.least_us, completion.busy_us);
+    loaded.most_us = std::max(loaded.most_us, completion.busy_us);
+  }
+  return completion;
+}
+
+// --- Batches
+
+void Engine::RunBatch(const std::shared_ptr<Job>& job) {
+  auto batch = std::make_shared<BatchRun>();
+  batch->job = job;
+  batch->left = job->request.steps.size();
+  batch->completion.steps.resize(batch->left);
+  batch->started.resize(batch->left);
+  batch->ended.resize(batch->left);
+  for (std::size_t i = 0; i < batch->left; ++i) batch->completion.steps[i].status = Aborted("not begun");
+  if (batch->left == 0) return Finish(job, std::move(batch->completion));
+  StartReady(batch);
+}
+
+// Starts the steps whose turn it is, and fails those whose turn will never come; finishes the batch after the last one.
+void Engine::StartReady(const std::shared_ptr<BatchRun>& batch) {
+  const std::vector<Request>& steps = batch->job->request.steps;
+  std::vector<std::size_t> ready;
+  bool over = false;
+  {
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      if (batch->started[i]) continue;
+      bool waits = false, never = batch->job->aborted || batch->job->late();
+      for (const std::uint32_t before : steps[i].after) {
+        if (!batch->ended[before]) waits = true;
+        else if (!batch->completion.steps[before].status.ok()) never = true;
+      }
+      if (never) {
+        batch->started[i] = batch->ended[i] = true;
+        batch->completion.steps[i].id = steps[i].id;
+        batch->completion.steps[i].status = Aborted("a step before it failed, or the batch was ended");
+        --batch->left;
+      } else if (!waits) {
+        batch->started[i] = true;
+        ready.push_back(i);
+      }
+    }
+    over = batch->left == 0 && !batch->finished;
+    batch->finished = batch->left == 0;
+  }
+  if (over) {
+    Completion completion = std::move(batch->completion);
+    for (const Completion& step : completion.steps) {
+      completion.busy_us += step.busy_us;
+      completion.energy_uj += step.energy_uj;
+      completion.read_bytes += step.read_bytes;
+      if (!step.status.ok() && completion.status.ok()) completion.status = step.status.error().Within("a step of the batch");
+    }
+    return Finish(batch->job, std::move(completion));
+  }
+  for (const std::size_t i : ready) {
+    auto step = std::make_shared<Job>();
+    step->request = steps[i];
+    step->request.tenant = batch->job->request.tenant;
+    if (step->request.deadline.count() == 0) step->request.deadline = batch->job->request.deadline;
+    step->arrived = batch->job->arrived;
+    step->batch = batch->job;
+    step->done = [this, batch, i](Completion completion) {
+      {
+        const std::lock_guard lock(mutex_);
+        batch->completion.steps[i] = std::move(completion);
+        batch->ended[i] = true;
+        --batch->left;
+      }
+      StartReady(batch);
+    };
+    Enqueue(step, true);
+  }
+}
+
+}  // namespace godwit::device

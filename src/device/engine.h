@@ -1,0 +1,107 @@
+// Engine: the device side (CSE and CSEE): function data memory, functions and their life cycle, and cores that run them.
+//
+// Requests of one tenant run in order of arrival, those of several tenants take turns. Work is cut in small steps, so that
+// an abort, a deadline, an energy budget or a time slice ends it soon, with a state to go on from. Commands that only touch
+// memory, and work that is brief, run at once on the submitter's thread.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "device/device.h"
+#include "device/function.h"
+#include "device/memory.h"
+#include "device/profile.h"
+
+namespace godwit::device {
+
+// The device's own storage. Self-synchronised.
+class Storage {
+ public:
+  virtual ~Storage() = default;
+  // kNotFound, kPermissionDenied. The object can be read until it is dropped.
+  virtual Result<std::shared_ptr<const Source>> Open(const std::string& tenant, const std::string& object) = 0;
+  // A new object, whole and durable when this returns. kFailedPrecondition: there is one of that name.
+  virtual Status Create(const std::string& tenant, const std::string& object, ByteView bytes) = 0;
+};
+
+// What user programs are loaded by. Self-synchronised.
+class Programs {
+ public:
+  virtual ~Programs() = default;
+  virtual Result<std::shared_ptr<const Function>> Load(const std::string& tenant, const std::string& name, ByteView program) = 0;
+};
+
+inline constexpr std::size_t kOutputBytes = 128 << 10;        // An Execute ends early once it has so many.
+inline constexpr std::size_t kLoadedPerTenantMax = 64;
+inline constexpr std::size_t kUnderWayPerTenantMax = 1024;
+
+class Engine final : public Device {
+ public:
+  struct Options {
+    Profile profile;
+    std::shared_ptr<Storage> storage;    // Null: no objects.
+    std::shared_ptr<Programs> programs;  // Null: built-in functions alone.
+    std::vector<std::shared_ptr<const Function>> built_in;
+  };
+  explicit Engine(Options options);
+  // Aborts what is under way; its completions come before this returns.
+  ~Engine() override;
+  void Submit(Request request, Done done) override;
+
+ private:
+  struct Loaded {
+    std::shared_ptr<const Function> function;
+    std::string tenant;  // Empty: built in, for everybody.
+    bool built_in = false, active = false;
+    std::size_t running = 0;
+    std::uint64_t executions = 0, busy_us = 0, least_us = ~0ull, most_us = 0;
+  };
+  struct Job;
+  struct BatchRun;
+  class JobPace;
+  using Clock = std::chrono::steady_clock;
+  using Lock = std::unique_lock<std::mutex>;
+
+  void Finish(const std::shared_ptr<Job>& job, Completion completion);
+  Completion Fast(const Request& request);
+  Status Functions(const Request& request, Completion* completion);
+  Status Memory(const Request& request, Completion* completion);
+  Status StorageIo(const Request& request, Completion* completion);
+  Status Configure(const Request& request);
+  Result<bool> Abort(const Request& request);
+  std::string Describe() const;
+  std::string Statistics() const;
+  void Enqueue(const std::shared_ptr<Job>& job, bool of_batch);
+  void Run(const std::shared_ptr<Job>& job);
+  Completion Execute(Job& job);
+  void RunBatch(const std::shared_ptr<Job>& job);
+  void StartReady(const std::shared_ptr<BatchRun>& batch);
+  void CoreMain();
+
+  const Options options_;
+  FunctionMemory memory_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ending_ = false;
+  std::map<std::uint32_t, Loaded> functions_;
+  std::uint32_t next_function_ = 1;
+  std::map<std::string, std::deque<std::shared_ptr<Job>>> waiting_;  // By tenant.
+  std::string last_tenant_;                                          // Whose turn was last.
+  std::size_t waiting_count_ = 0, running_ = 0, cores_ = 1, queue_max_ = 1;
+  std::map<std::pair<std::string, std::uint64_t>, std::shared_ptr<Job>> under_way_;
+  std::map<std::string, std::size_t> of_tenant_;
+  std::uint64_t requests_ = 0, failed_ = 0, aborted_ = 0, pushed_back_ = 0, busy_us_ = 0, energy_uj_ = 0, storage_read_ = 0, storage_written_ = 0;
+  const Clock::time_point started_ = Clock::now();
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace godwit::device

@@ -1,0 +1,97 @@
+#include "device/remote.h"
+
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "device/numbers.h"
+#include "device/wire.h"
+
+namespace godwit::device {
+namespace {
+
+// Longer than what a request may take without a deadline of its own is no use: the channel's loss ends it sooner.
+constexpr std::chrono::minutes kAnswerTime{60};
+
+Completion Failed(std::uint64_t id, Error error) {
+  Completion completion;
+  completion.id = id;
+  completion.status = std::move(error);
+  return completion;
+}
+
+}  // namespace
+
+// Requests are numbered anew: several users share the channel, and their numbers need not differ.
+struct RemoteDevice::UnderWay {
+  std::mutex mutex;
+  std::uint64_t next = FirstNumber();
+  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> numbers;
+};
+
+RemoteDevice::RemoteDevice(Connect connect) : connect_(std::move(connect)), under_way_(std::make_shared<UnderWay>()) {}
+
+void RemoteDevice::Submit(Request request, Done user) {
+  const std::uint64_t id = request.id;
+  const std::pair<std::string, std::uint64_t> key(request.tenant, id);
+  {
+    const std::lock_guard lock(under_way_->mutex);
+    if (request.opcode == Opcode::kAbort) {
+      const auto found = under_way_->numbers.find({request.tenant, request.value});
+      if (found != under_way_->numbers.end()) request.value = found->second;
+    }
+    request.id = under_way_->next++;
+    under_way_->numbers[key] = request.id;
+  }
+  const Done done = [under_way = under_way_, key, number = request.id, user = std::move(user)](Completion completion) {
+    {
+      const std::lock_guard lock(under_way->mutex);
+      const auto found = under_way->numbers.find(key);
+      if (found != under_way->numbers.end() && found->second == number) under_way->numbers.erase(found);
+    }
+    completion.id = key.second;
+    user(std::move(completion));
+  };
+  auto encoded = Encode(request);
+  if (!encoded.ok()) return done(Failed(id, encoded.error()));
+  const auto message = std::make_shared<const Bytes>(std::move(encoded).value());
+  connect_([id, message, done = std::move(done)](Result<std::shared_ptr<transport::Channel>> channel) {
+    if (!channel.ok()) return done(Failed(id, channel.error()));
+    flatbuffers::FlatBufferBuilder builder(64);
+    (*channel)->Ask<wire::DeviceRequest>(builder, wire::CreateDeviceRequest(builder), kAnswerTime, [id, done](Result<transport::Frame> frame) {
+      if (!frame.ok()) return done(Failed(id, frame.error()));
+      if (frame->as<wire::DeviceCompletion>() == nullptr) return done(Failed(id, Corrupt("another answer than a DeviceCompletion")));
+      auto completion = DecodeCompletion(frame->payload());
+      done(completion.ok() ? std::move(completion).value() : Failed(id, completion.error()));
+    }, *message);
+  });
+}
+
+bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame, Device& device, bool owner) {
+  if (frame.as<wire::DeviceRequest>() == nullptr) return false;
+  const std::uint64_t call = frame.call();
+  const auto answer = [channel, call](const Completion& completion) {
+    auto encoded = Encode(completion);
+    if (!encoded.ok()) encoded = Encode(Failed(completion.id, encoded.error()));
+    auto builder = std::make_shared<flatbuffers::FlatBufferBuilder>(64);
+    transport::FinishMessage(*builder, wire::CreateDeviceCompletion(*builder), 0, call);
+    const Status sent = channel->Send(*builder, *encoded);
+    if (!sent.ok() && sent.error().code == ErrorCode::kResourceExhausted) {
+      // The queue is full of answers: this one waits its turn, once.
+      channel->WhenWritable([channel, builder, bytes = std::move(encoded).value()] { static_cast<void>(channel->Send(*builder, bytes).ok()); });
+    }
+  };
+  auto request = DecodeRequest(frame.payload());
+  if (!request.ok()) {
+    answer(Failed(0, request.error()));
+    return true;
+  }
+  if (!owner && request->tenant.empty()) {
+    answer(Failed(request->id, PermissionDenied("a request of a remote device needs a tenant")));
+    return true;
+  }
+  device.Submit(std::move(request).value(), answer);
+  return true;
+}
+
+}  // namespace godwit::device

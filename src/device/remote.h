@@ -1,0 +1,30 @@
+// A device on another machine, over a channel (messages.fbs: DeviceRequest, answered by DeviceCompletion).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "device/device.h"
+#include "transport/channel.h"
+
+namespace godwit::device {
+
+// `connect` gives the channel for a request, on any thread: with a pool of channels, the one that is open.
+class RemoteDevice final : public Device {
+ public:
+  using Connect = std::function<void(std::function<void(Result<std::shared_ptr<transport::Channel>>)>)>;
+  explicit RemoteDevice(Connect connect);
+  void Submit(Request request, Done done) override;
+
+ private:
+  struct UnderWay;
+  const Connect connect_;
+  const std::shared_ptr<UnderWay> under_way_;
+};
+
+// Serves a frame that is a DeviceRequest: true. The peer has proved the cluster's token and speaks for any tenant but the
+// device's owner, unless `owner`. On the loop.
+bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame, Device& device, bool owner = false);
+
+}  // namespace godwit::device

@@ -158,6 +158,9 @@ void AddBenchCommand(CLI::App& app, Session& session) {
       "Examples:\n"
       "  godwit bench start\n"
       "  godwit bench start --rounds 20 --html start.html");
+  auto* device = add("device", "Small requests to a device of this machine, and the speed of its built-in functions", BenchDevice);
+  device->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
+  device->footer("Example:\n  godwit bench device --rounds 20 -o json");
   auto* link = add("link", "What TLS between agents costs: throughput and latency of page streams beside plaintext", BenchLink);
   link->add_option("--rounds", options->rounds, "Rounds in which both take their turns (5)");
   link->footer("Example:\n  godwit bench link --rounds 20 -o json");

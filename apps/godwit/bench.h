@@ -38,6 +38,7 @@ Result<int> BenchStops(const BenchOptions& options);
 Result<int> BenchStart(const BenchOptions& options);
 Result<int> BenchMigrate(const BenchOptions& options);
 Result<int> BenchLink(const BenchOptions& options);
+Result<int> BenchDevice(const BenchOptions& options);
 
 // {"bench","commit","machine","results"}: the document of one benchmark.
 std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);

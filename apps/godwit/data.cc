@@ -19,7 +19,8 @@ using transport::HttpAnswer;
 using transport::HttpCall;
 
 struct DataOptions {
-  std::string name, file, device;
+  std::string name, file, device, function, arguments;
+  std::uint64_t offset = 0, bytes = 0;
 };
 
 // A client of the device's agent, and the resource's target there.
@@ -116,6 +117,24 @@ Result<int> RemoveData(const DataOptions& options, const Session& session) {
   return kExitDone;
 }
 
+Result<int> RunFunction(const DataOptions& options, const Session& session) {
+  std::string arguments = options.arguments;
+  if (!arguments.empty() && arguments.front() == '@') {
+    std::ifstream file(arguments.substr(1), std::ios::binary);
+    if (!file) return ErrnoError(arguments.substr(1));
+    arguments.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, options.name));
+  HttpCall call = CallFor("POST", options);
+  call.target += "?run=" + transport::PercentEncode(options.function) + "&offset=" + std::to_string(options.offset) + "&bytes=" + std::to_string(options.bytes);
+  call.body = arguments;
+  const Result<HttpAnswer> answer = client->Stream(call, [](std::string_view piece) { return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size(); });
+  if (!answer.ok()) return answer.error();
+  if (answer->status >= 400) return ErrorOfAnswer(*answer);
+  return std::fflush(stdout) == 0 ? Result<int>(kExitDone) : ErrnoError("standard output");
+}
+
 }  // namespace
 
 void AddDataCommand(CLI::App& app, Session& session) {
@@ -132,6 +151,16 @@ void AddDataCommand(CLI::App& app, Session& session) {
   get->add_option("name", options->name, "Its name")->required();
   get->add_option("file", options->file, "Where to; - is standard output")->default_val("-");
   get->callback([options, &session] { session.action = [options, &session] { return GetData(*options, session); }; });
+  CLI::App* run = data->add_subcommand("run", "Run a function over a dataset on the device that holds it: scan, match, checksum, gather, chase");
+  run->add_option("name", options->name, "The dataset's name")->required();
+  run->add_option("function", options->function, "The function")->required();
+  run->add_option("arguments", options->arguments, "Its arguments, JSON, or @file");
+  run->add_option("--offset", options->offset, "First byte; a line belongs to the part in which it begins");
+  run->add_option("--bytes", options->bytes, "Of the part; default: to the end");
+  run->footer("Examples:\n"
+              "  godwit data run logs match '{\"pattern\": \"ERROR.*disk\"}'\n"
+              "  godwit data run orders scan '{\"columns\": [\"id int\", \"price decimal(2)\"], \"where\": \"price > 9.5\", \"aggregates\": [\"count\", \"sum(price)\"]}'");
+  run->callback([options, &session] { session.action = [options, &session] { return RunFunction(*options, session); }; });
   CLI::App* list = data->add_subcommand("ls", "List datasets");
   list->callback([&session] { session.action = [&session] { return ListData(session); }; });
   CLI::App* remove = data->add_subcommand("rm", "Delete a dataset");

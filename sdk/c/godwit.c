@@ -27,6 +27,9 @@ IMPORT(call_read) int32_t host_call_read(handle, int32_t, void*, uint32_t);
 IMPORT(call_close) int32_t host_call_close(handle, int32_t);
 IMPORT(dataset_size) int64_t host_dataset_size(handle, const char*, uint32_t);
 IMPORT(dataset_read) int32_t host_dataset_read(handle, const char*, uint32_t, uint64_t, void*, uint32_t);
+IMPORT(offload) int32_t host_offload(handle, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t, uint64_t, uint64_t);
+IMPORT(offload_read) int32_t host_offload_read(handle, int32_t, void*, uint32_t);
+IMPORT(offload_close) int32_t host_offload_close(handle, int32_t);
 IMPORT(connect) int32_t host_connect(handle, const char*, uint32_t);
 IMPORT(connection_read) int32_t host_connection_read(handle, int32_t, void*, uint32_t);
 IMPORT(connection_write) int32_t host_connection_write(handle, int32_t, const void*, uint32_t);
@@ -198,6 +201,15 @@ int64_t godwit_dataset_size(godwit_request* request, const char* dataset) {
 int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size) {
   return host_dataset_read(of(request), dataset, strlen(dataset), offset, to, size);
 }
+
+godwit_stream godwit_offload(godwit_request* request, const char* dataset, const char* function, const char* arguments,
+                             uint64_t offset, uint64_t bytes) {
+  return host_offload(of(request), dataset, strlen(dataset), function, strlen(function), arguments, strlen(arguments), offset, bytes);
+}
+int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, size_t size) {
+  return host_offload_read(of(request), stream, to, size);
+}
+void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
 
 godwit_connection godwit_connect(godwit_request* request, const char* host_and_port) {
   return host_connect(of(request), host_and_port, strlen(host_and_port));

@@ -86,6 +86,15 @@ int64_t godwit_dataset_size(godwit_request* request, const char* dataset);
 // Up to 512 KiB from `offset`; fewer bytes than asked may come, 0 at or past the end.
 int godwit_dataset_read(godwit_request* request, const char* dataset, uint64_t offset, void* to, size_t size);
 
+// --- Functions over a dataset, where the manifest's [data] grants it: scan, match, checksum, gather, chase, with JSON arguments
+// (docs/formats/device-protocol.md). They run on the device that holds the data or here, as is cheaper; the same line serves both.
+// offset, bytes: the part; 0, 0: all of it. Nothing runs before the first read.
+typedef int32_t godwit_stream;
+godwit_stream godwit_offload(godwit_request* request, const char* dataset, const char* function, const char* arguments,
+                             uint64_t offset, uint64_t bytes);
+int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, size_t size);  // Of its output; 0 at the end.
+void godwit_stream_close(godwit_request* request, godwit_stream stream);
+
 // --- Hosts outside the cluster, where the manifest's [outbound] hosts grants them.
 // HTTP: godwit_call with "http://host:port" as the service. TCP: a connection to "host:port", which stays open when the service
 // moves and between requests, until it is closed or is unused for five minutes. Negative: refused, not reached, or not granted.

@@ -16,10 +16,11 @@
 #include "agent/control_client.h"
 #include "agent/data_http.h"
 #include "agent/datasets.h"
+#include "agent/device_environment.h"
 #include "agent/log_book.h"
 #include "agent/migration_driver.h"
 #include "agent/outbound.h"
-#include "agent/outside_call.h"
+#include "agent/outcome.h"
 #include "agent/site.h"
 #include "transport/channel_pool.h"
 
@@ -37,20 +38,9 @@ using namespace std::chrono_literals;
 using transport::Channel;
 using transport::Frame;
 
-constexpr auto kDataTimeout = 30s;
 constexpr int kDataOpenMax = 256;  // Reads by peers that are not answered yet; each holds up to kDataReadBytesMax.
 
 wire::Body BodyOf(const Frame& frame) { return frame.type(); }
-
-flatbuffers::Offset<wire::Outcome> PutOutcome(flatbuffers::FlatBufferBuilder& builder, const Status& status) {
-  return status.ok() ? wire::CreateOutcomeDirect(builder, 0)
-                     : wire::CreateOutcomeDirect(builder, static_cast<std::uint8_t>(status.error().code), status.error().message.c_str());
-}
-
-Status GetOutcome(const wire::Outcome* outcome) {
-  if (outcome == nullptr || outcome->code() == 0) return {};
-  return Error{static_cast<ErrorCode>(outcome->code()), outcome->message() != nullptr ? outcome->message()->str() : "no reason given"};
-}
 
 // The share of the device's cores that this process used since the last call.
 class LoadMeter {
@@ -74,263 +64,6 @@ class LoadMeter {
   double used_ = 0, load_ = 0;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
-
-// The environment of all instances here.
-class DeviceEnvironment final : public Environment, public std::enable_shared_from_this<DeviceEnvironment> {
- public:
-  DeviceEnvironment(transport::EventLoop& loop, DeviceInfo info, LogBook& logs, Datasets& datasets, Agent::Composition& composition)
-      : loop_(loop), info_(std::move(info)), logs_(logs), datasets_(datasets), composition_(composition) {}
-
-  const DeviceInfo& device() const override { return info_; }
-  void Log(const Asker& from, LogLevel level, std::string_view line) override { logs_.Append(from, info_.name, level, line); }
-  std::shared_ptr<Pending> Call(OutgoingCall call, std::function<void(Result<CallAnswer>)> done) override {
-    if (OutsideHost(call.service.value)) return CallOutside(std::move(call), std::move(done));
-    if (composition_.call) return composition_.call(std::move(call), std::move(done));
-    done(Unsupported("this agent makes no calls"));
-    return nullptr;
-  }
-  void DataSize(const Asker& asker, const model::DatasetName& dataset, std::function<void(Result<std::uint64_t>)> done) override;
-  void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
-                std::function<void(Result<Bytes>)> done) override;
-  std::shared_ptr<Pending> Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
-                                   std::function<void(Result<ConnectionName>)> done) override;
-  void ConnectionRead(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, std::uint32_t length,
-                      std::function<void(Result<KeptConnection::Received>)> done) override;
-  void ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
-                       std::function<void(Result<std::uint64_t>)> done) override;
-  void ConnectionClose(const Asker& asker, const ConnectionName& connection) override;
-
-  // --- For the agent
-  void PutDataset(const model::DatasetRecord& record) {
-    const std::lock_guard lock(mutex_);
-    records_[record.name] = record;
-  }
-  void RemoveDataset(const model::DatasetName& name) {
-    const std::lock_guard lock(mutex_);
-    records_.erase(name);
-  }
-  void PutDevice(const model::DeviceRecord& record) {
-    const std::lock_guard lock(mutex_);
-    channels_[record.name] = record.channel;
-  }
-  // On the loop; nulls end all use.
-  void SetLinks(transport::ChannelPool* pool, Outbound* outbound) {
-    pool_ = pool;
-    outbound_ = outbound;
-  }
-  std::uint64_t local_bytes() const { return local_bytes_.load(); }
-  std::uint64_t remote_bytes() const { return remote_bytes_.load(); }
-
- private:
-  Result<std::string> ChannelOf(const model::DatasetName& dataset) const;
-  void Ask(const model::DatasetName& dataset, std::function<void(Result<std::shared_ptr<Channel>>)> then);
-  Result<std::string> ChannelOfDevice(const model::DeviceName& device) const;  // mutex_ is held.
-  void AskAddress(Result<std::string> address, std::function<void(Result<std::shared_ptr<Channel>>)> then);
-  // With the connection's holder: this device's connections, or a channel to the one that has it. On the loop.
-  void WithHolder(const ConnectionName& connection, std::function<void(Outbound&)> here,
-                  std::function<void(Result<std::shared_ptr<Channel>>)> there);
-
-  transport::EventLoop& loop_;
-  const DeviceInfo info_;
-  LogBook& logs_;
-  Datasets& datasets_;
-  Agent::Composition& composition_;
-  transport::ChannelPool* pool_ = nullptr;
-  Outbound* outbound_ = nullptr;
-  mutable std::mutex mutex_;
-  std::map<model::DatasetName, model::DatasetRecord> records_;
-  std::map<model::DeviceName, std::string> channels_;
-  std::atomic<std::uint64_t> local_bytes_{0}, remote_bytes_{0};
-};
-
-Result<std::string> DeviceEnvironment::ChannelOf(const model::DatasetName& dataset) const {
-  const std::lock_guard lock(mutex_);
-  const auto record = records_.find(dataset);
-  if (record == records_.end()) return NotFound("no dataset '" + dataset.value + "' in this cluster");
-  return ChannelOfDevice(record->second.device);
-}
-
-Result<std::string> DeviceEnvironment::ChannelOfDevice(const model::DeviceName& device) const {
-  const auto channel = channels_.find(device);
-  if (channel == channels_.end()) return Unavailable("device '" + device.value + "' is not known (yet)");
-  return channel->second;
-}
-
-void DeviceEnvironment::Ask(const model::DatasetName& dataset, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
-  AskAddress(ChannelOf(dataset), std::move(then));
-}
-
-void DeviceEnvironment::AskAddress(Result<std::string> address, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
-  if (!address.ok()) return then(address.error());
-  loop_.Post([self = shared_from_this(), address = std::move(address).value(), then = std::move(then)] {
-    if (self->pool_ == nullptr) return then(Unavailable("the agent is ending"));
-    self->pool_->Get(address, then);
-  });
-}
-
-void DeviceEnvironment::DataSize(const Asker& asker, const model::DatasetName& dataset, std::function<void(Result<std::uint64_t>)> done) {
-  if (const auto local = datasets_.Open(dataset); local.ok()) return done((*local)->size());
-  Ask(dataset, [asker, dataset, done = std::move(done)](Result<std::shared_ptr<Channel>> channel) {
-    if (!channel.ok()) return done(channel.error());
-    flatbuffers::FlatBufferBuilder builder(256);
-    const auto stat = wire::CreateDataStatDirect(builder, dataset.value.c_str(), nullptr, asker.service.value.c_str(),
-                                                 asker.instance.value.c_str(), asker.epoch.value);
-    (*channel)->Ask<wire::DataStat>(builder, stat, kDataTimeout, [done](Result<Frame> frame) {
-      if (!frame.ok()) return done(frame.error());
-      const auto* reply = frame->as<wire::DataReply>();
-      if (reply == nullptr) return done(Corrupt("another answer than a DataReply"));
-      const Status status = GetOutcome(reply->outcome());
-      return status.ok() ? done(reply->object_bytes()) : done(status.error());
-    });
-  });
-}
-
-void DeviceEnvironment::DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
-                                 std::function<void(Result<Bytes>)> done) {
-  length = std::min<std::uint32_t>(length, kDataReadBytesMax);
-  if (const auto local = datasets_.Open(dataset); local.ok()) {
-    Bytes bytes(length);
-    const auto got = (*local)->Read(offset, bytes);
-    if (!got.ok()) return done(got.error());
-    bytes.resize(*got);
-    local_bytes_ += *got;
-    return done(std::move(bytes));
-  }
-  Ask(dataset, [self = shared_from_this(), asker, dataset, offset, length, done = std::move(done)](Result<std::shared_ptr<Channel>> channel) {
-    if (!channel.ok()) return done(channel.error());
-    flatbuffers::FlatBufferBuilder builder(256);
-    const auto read = wire::CreateDataReadDirect(builder, dataset.value.c_str(), nullptr, offset, length, asker.service.value.c_str(),
-                                                 asker.instance.value.c_str(), asker.epoch.value);
-    (*channel)->Ask<wire::DataRead>(builder, read, kDataTimeout, [self, length, done](Result<Frame> frame) {
-      if (!frame.ok()) return done(frame.error());
-      const auto* reply = frame->as<wire::DataReply>();
-      if (reply == nullptr || frame->payload().size() > length) return done(Corrupt("not the answer to a DataRead"));
-      const Status status = GetOutcome(reply->outcome());
-      if (!status.ok()) return done(status.error());
-      self->remote_bytes_ += frame->payload().size();
-      done(Bytes(frame->payload().begin(), frame->payload().end()));
-    });
-  });
-}
-
-// A connection that is closed if it comes after it was cancelled.
-class PendingConnection final : public Pending {
- public:
-  PendingConnection(std::weak_ptr<DeviceEnvironment> environment, Asker asker)
-      : environment_(std::move(environment)), asker_(std::move(asker)) {}
-  void Cancel() override {
-    std::optional<ConnectionName> made;
-    {
-      const std::lock_guard lock(mutex_);
-      cancelled_ = true;
-      made = std::exchange(made_, std::nullopt);
-    }
-    if (made) Close(*made);
-  }
-  void Made(const ConnectionName& name) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!cancelled_) {
-        made_ = name;
-        return;
-      }
-    }
-    Close(name);
-  }
-
- private:
-  void Close(const ConnectionName& name) {
-    if (const auto environment = environment_.lock()) environment->ConnectionClose(asker_, name);
-  }
-  const std::weak_ptr<DeviceEnvironment> environment_;
-  const Asker asker_;
-  std::mutex mutex_;
-  bool cancelled_ = false;
-  std::optional<ConnectionName> made_;
-};
-
-std::shared_ptr<Pending> DeviceEnvironment::Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
-                                                    std::function<void(Result<ConnectionName>)> done) {
-  auto pending = std::make_shared<PendingConnection>(weak_from_this(), asker);
-  loop_.Post([self = shared_from_this(), pending, asker, address, timeout, done = std::move(done)] {
-    if (self->outbound_ == nullptr) return done(Unavailable("the agent is ending"));
-    self->outbound_->Connect(asker, address, timeout, [self, pending, done](Result<std::uint64_t> number) {
-      if (!number.ok()) return done(number.error());
-      const ConnectionName name{self->info_.name, *number};
-      pending->Made(name);
-      done(name);
-    });
-  });
-  return pending;
-}
-
-void DeviceEnvironment::WithHolder(const ConnectionName& connection, std::function<void(Outbound&)> here,
-                                   std::function<void(Result<std::shared_ptr<Channel>>)> there) {
-  if (connection.device == info_.name) {
-    return loop_.Post([self = shared_from_this(), here = std::move(here), there = std::move(there)] {
-      if (self->outbound_ == nullptr) return there(Unavailable("the agent is ending"));
-      here(*self->outbound_);
-    });
-  }
-  Result<std::string> address = [&] {
-    const std::lock_guard lock(mutex_);
-    return ChannelOfDevice(model::DeviceName(connection.device));
-  }();
-  AskAddress(std::move(address), std::move(there));
-}
-
-void DeviceEnvironment::ConnectionRead(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, std::uint32_t length,
-                                       std::function<void(Result<KeptConnection::Received>)> done) {
-  const std::uint64_t number = connection.number;
-  const auto here = [=](Outbound& outbound) { outbound.Read(asker, number, offset, length, done); };
-  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
-    if (!channel.ok()) return done(channel.error());
-    flatbuffers::FlatBufferBuilder builder(256);
-    const auto read = wire::CreateConnectionReadDirect(builder, number, offset, length, asker.service.value.c_str(),
-                                                       asker.instance.value.c_str(), asker.epoch.value);
-    (*channel)->Ask<wire::ConnectionRead>(builder, read, kDataTimeout, [length, done](Result<Frame> frame) {
-      if (!frame.ok()) return done(frame.error());
-      const auto* reply = frame->as<wire::ConnectionReadReply>();
-      if (reply == nullptr || frame->payload().size() > length) return done(Corrupt("not the answer to a ConnectionRead"));
-      const Status status = GetOutcome(reply->outcome());
-      if (!status.ok()) return done(status.error());
-      done(KeptConnection::Received{Bytes(frame->payload().begin(), frame->payload().end()), reply->ended()});
-    });
-  });
-}
-
-void DeviceEnvironment::ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
-                                        std::function<void(Result<std::uint64_t>)> done) {
-  const std::uint64_t number = connection.number;
-  const auto shared = std::make_shared<const Bytes>(std::move(bytes));
-  const auto here = [=](Outbound& outbound) { outbound.Write(asker, number, offset, *shared, done); };
-  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
-    if (!channel.ok()) return done(channel.error());
-    flatbuffers::FlatBufferBuilder builder(256);
-    const auto write = wire::CreateConnectionWriteDirect(builder, number, offset, asker.service.value.c_str(),
-                                                         asker.instance.value.c_str(), asker.epoch.value);
-    const auto on_reply = [done](Result<Frame> frame) {
-      if (!frame.ok()) return done(frame.error());
-      const auto* reply = frame->as<wire::ConnectionWriteReply>();
-      if (reply == nullptr) return done(Corrupt("not the answer to a ConnectionWrite"));
-      const Status status = GetOutcome(reply->outcome());
-      return status.ok() ? done(reply->offset()) : done(status.error());
-    };
-    (*channel)->Ask<wire::ConnectionWrite>(builder, write, kDataTimeout, on_reply, *shared);
-  });
-}
-
-void DeviceEnvironment::ConnectionClose(const Asker& asker, const ConnectionName& connection) {
-  const std::uint64_t number = connection.number;
-  const auto here = [=](Outbound& outbound) { outbound.Close(asker, number); };
-  WithHolder(connection, here, [=](Result<std::shared_ptr<Channel>> channel) {
-    if (!channel.ok()) return;  // It is closed when it was idle for long.
-    flatbuffers::FlatBufferBuilder builder(256);
-    const auto close = wire::CreateConnectionCloseDirect(builder, number, asker.service.value.c_str(), asker.instance.value.c_str(),
-                                                         asker.epoch.value);
-    static_cast<void>((*channel)->Tell<wire::ConnectionClose>(builder, close).ok());
-  });
-}
 
 class DeviceAgent final : public Agent {
  public:
@@ -362,6 +95,7 @@ class DeviceAgent final : public Agent {
   void OnFrame(const std::shared_ptr<ChannelSession>& session, const std::shared_ptr<Channel>& channel, const Frame& frame);
   void ServeData(const std::shared_ptr<Channel>& channel, std::uint64_t call, const std::string& dataset, const std::string& service,
                  std::uint64_t offset, std::optional<std::uint32_t> length);
+  Status MayUse(const std::string& service, const model::DatasetName& dataset, bool write);
   void ServeConnection(const std::shared_ptr<Channel>& channel, const Frame& frame);
   void RegisterDataset(const DatasetInfo& info, std::function<void(Status)> done);
 
@@ -379,6 +113,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<Datasets> datasets_;
   std::unique_ptr<PackageCache> packages_;
   std::shared_ptr<DeviceEnvironment> environment_;
+  std::unique_ptr<Offloads> offloads_;
   std::unique_ptr<Site> site_;
   std::unique_ptr<MigrationStore> store_;
   std::unique_ptr<MigrationDriver> driver_;
@@ -407,7 +142,21 @@ Status DeviceAgent::Start() {
                                                 options_.trusted));
   const DeviceInfo info{options_.name.value, std::string(model::ToString(options_.device_class)),
                         std::string(package::IsaName(package::HostIsa()))};
-  environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, composition_);
+  environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, composition_.call);
+  Offloads::Options offloads;
+  offloads.info = info;
+  offloads.profile.name = info.name;
+  offloads.profile.device_class = info.device_class;
+  offloads.profile.cores = options_.cores;
+  offloads.may = [this](const std::string& service, const model::DatasetName& dataset, bool write) { return MayUse(service, dataset, write); };
+  offloads.read = [this](const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
+                         std::function<void(Result<Bytes>)> done) { environment_->DataRead(asker, dataset, offset, length, std::move(done)); };
+  offloads.connect = [this](const std::string& address, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
+    environment_->AskAddress(address, std::move(then));
+  };
+  offloads.made = [this](const DatasetInfo& made) { RegisterDataset(made, nullptr); };
+  offloads_ = std::make_unique<Offloads>(std::move(offloads), *datasets_);
+  environment_->SetOffloads(offloads_.get());
   site_ = std::make_unique<Site>(Site::Options{options_.name, options_.memory}, environment_, *packages_, *control_);
   GODWIT_ASSIGN(store_, ConnectMigrationStore(options_.controller, options_.token));
   driver_ = std::make_unique<MigrationDriver>(loop_, *site_, *store_,
@@ -417,7 +166,7 @@ Status DeviceAgent::Start() {
                                                                        .tracker = tracker_,
                                                                        .bytes_per_second = options_.migration_bytes_per_second});
   data_lane_ = std::make_unique<Lane>();
-  data_http_ = std::make_unique<DataHttp>(*datasets_, options_.token, DataHttp::Registrar{
+  data_http_ = std::make_unique<DataHttp>(*datasets_, offloads_->engine(), options_.token, DataHttp::Registrar{
       [this](const DatasetInfo& dataset, std::function<void(Status)> done) { RegisterDataset(dataset, std::move(done)); },
       [this](const model::DatasetName& name, std::function<void(Status)> done) {
         control_->Report("DELETE", "/v1/datasets/" + name.value, "", std::move(done));
@@ -449,6 +198,7 @@ DeviceAgent::~DeviceAgent() {
   }
   data_lane_.reset();
   site_.reset();
+  offloads_.reset();
 }
 
 model::DeviceRecord DeviceAgent::Record() {
@@ -560,12 +310,19 @@ void DeviceAgent::OnFrame(const std::shared_ptr<ChannelSession>& session, const 
       const auto& stat = *frame.as<wire::DataStat>();
       return ServeData(channel, frame.call(), stat.dataset()->str(), stat.service() != nullptr ? stat.service()->str() : "", 0, std::nullopt);
     }
+    case wire::Body::DeviceRequest: return static_cast<void>(device::ServeDevice(channel, frame, offloads_->engine()));
     case wire::Body::ConnectionRead:
     case wire::Body::ConnectionWrite:
     case wire::Body::ConnectionClose: return ServeConnection(channel, frame);
     default:
       if (driver_) driver_->OnFrame(channel, frame);  // Messages nobody knows are ignored: they are append only.
   }
+}
+
+Status DeviceAgent::MayUse(const std::string& service, const model::DatasetName& dataset, bool write) {
+  const auto record = site_->service(model::ServiceName(service));
+  if (record && (write ? record->manifest.MayWrite(dataset) : record->manifest.MayRead(dataset))) return {};
+  return PermissionDenied(fmt::format("service '{}' may not {} dataset '{}'", service, write ? "write" : "read", dataset.value));
 }
 
 // For an instance of another device that made its connection here.
@@ -609,10 +366,7 @@ void DeviceAgent::ServeData(const std::shared_ptr<Channel>& channel, std::uint64
     Bytes bytes;
     std::uint64_t size = 0;
     const Status status = [&]() -> Status {
-      const auto record = site_->service(model::ServiceName(service));
-      if (!record || !record->manifest.MayRead(name)) {
-        return PermissionDenied(fmt::format("service '{}' may not read dataset '{}'", service, name.value));
-      }
+      GODWIT_TRY(MayUse(service, name, false));
       GODWIT_ASSIGN(const auto data, datasets_->Open(name));
       size = data->size();
       if (!length) return {};
@@ -645,6 +399,10 @@ bool DeviceAgent::HandleHttp(const std::shared_ptr<transport::HttpExchange>& exc
     else exchange->RespondProblem(503, "the device is not registered with the controller");
     return true;
   }
+  if (path == "/v1/offloads") {
+    exchange->Respond(200, {{"Content-Type", "application/json"}}, offloads_->Describe());
+    return true;
+  }
   return data_http_->Handle(exchange);
 }
 
@@ -658,7 +416,7 @@ std::string DeviceAgent::MetricsText() const {
   }
   text += fmt::format("# TYPE godwit_data_local_bytes counter\ngodwit_data_local_bytes_total {}\n", environment_->local_bytes());
   text += fmt::format("# TYPE godwit_data_remote_bytes counter\ngodwit_data_remote_bytes_total {}\n", environment_->remote_bytes());
-  return text;
+  return text + offloads_->MetricsText();
 }
 
 }  // namespace

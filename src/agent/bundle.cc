@@ -57,6 +57,14 @@ flatbuffers::Offset<fbs::Request> PutRequest(Builder& builder, const BundledRequ
     answers.push_back(fbs::CreateAnswer(builder, handle, answer.first.status, answer_headers, content, answer.second));
   }
   const auto answers_offset = builder.CreateVector(answers);
+  std::vector<flatbuffers::Offset<fbs::Stream>> streams;
+  for (const auto& [handle, stream] : exchange.streams) {
+    const auto dataset = builder.CreateString(stream.dataset.value);
+    const auto arguments = PutBytes(builder, AsText(stream.arguments)), state = PutBytes(builder, AsText(stream.state)),
+               output = PutBytes(builder, std::string_view(stream.output).substr(stream.read));
+    streams.push_back(fbs::CreateStream(builder, handle, dataset, stream.function, arguments, state, stream.offset, stream.bytes, output, stream.ended));
+  }
+  const auto streams_offset = builder.CreateVector(streams);
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(request.deadline - Clock::now()).count();
   fbs::RequestBuilder out_request(builder);
   out_request.add_boot(request.id.boot);
@@ -86,6 +94,7 @@ flatbuffers::Offset<fbs::Request> PutRequest(Builder& builder, const BundledRequ
   out_request.add_answers(answers_offset);
   out_request.add_cpu_ns(exchange.cpu_ns);
   out_request.add_finished_call(exchange.finished_call);
+  out_request.add_streams(streams_offset);
   return out_request.Finish();
 }
 
@@ -115,6 +124,10 @@ std::uint64_t BytesOf(const fbs::Request& in) {
                         size(in.out()) + size(in.cgi_buffer()) + BytesOf(in.headers()) + BytesOf(in.response_headers());
   for (unsigned i = 0; in.answers() != nullptr && i < in.answers()->size(); ++i) {
     bytes += size(in.answers()->Get(i)->body()) + BytesOf(in.answers()->Get(i)->headers());
+  }
+  for (unsigned i = 0; in.streams() != nullptr && i < in.streams()->size(); ++i) {
+    const fbs::Stream& stream = *in.streams()->Get(i);
+    bytes += size(stream.dataset()) + size(stream.arguments()) + size(stream.state()) + size(stream.output());
   }
   return bytes;
 }
@@ -154,6 +167,19 @@ Result<BundledRequest> GetRequest(const fbs::Request& in, std::size_t instances)
     exchange->answers.emplace(answer.handle(), std::pair(CallAnswer{answer.status(), Headers(answer.headers()),
                                                                     Bytes(body.begin(), body.end())},
                                                          static_cast<std::size_t>(answer.read())));
+  }
+  for (unsigned i = 0; in.streams() != nullptr && i < in.streams()->size(); ++i) {
+    const fbs::Stream& from = *in.streams()->Get(i);
+    OffloadStream& stream = exchange->streams[from.handle()];
+    const std::string arguments = Raw(from.arguments()), state = Raw(from.state());
+    stream.dataset = model::DatasetName(from.dataset()->str());
+    stream.function = from.function();
+    stream.arguments.assign(arguments.begin(), arguments.end());
+    stream.state.assign(state.begin(), state.end());
+    stream.offset = from.offset();
+    stream.bytes = from.bytes();
+    stream.output = Raw(from.output());
+    stream.ended = from.ended();
   }
   BundledRequest bundled;
   if (!in.begun()) {

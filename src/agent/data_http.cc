@@ -3,9 +3,12 @@
 #include <openssl/crypto.h>
 
 #include <algorithm>
+#include <atomic>
+#include <charconv>
 
 #include <fmt/format.h>
 
+#include "device/built_in.h"
 #include "transport/http_client.h"
 
 namespace godwit::agent {
@@ -77,7 +80,67 @@ struct Download : std::enable_shared_from_this<Download> {
   }
 };
 
+// The output of a function, piece after piece.
+struct FunctionRun : std::enable_shared_from_this<FunctionRun> {
+  Exchange exchange;
+  device::Device* device = nullptr;
+  device::Request request;
+  bool begun = false;
+  std::atomic<bool> gone{false};
+
+  void Next() {
+    if (gone.load()) return;
+    static std::atomic<std::uint64_t> numbers{1};
+    request.id = numbers++;
+    device->Submit(request, [self = shared_from_this()](device::Completion completion) { self->Take(std::move(completion)); });
+  }
+  void Take(device::Completion completion) {
+    if (!completion.status.ok()) {
+      if (begun) return exchange->Abort();
+      return Refuse(exchange, completion.status.error());
+    }
+    if (!begun) exchange->Begin(200, {{"Content-Type", "text/plain"}});
+    begun = true;
+    request.state = std::move(completion.state);
+    const bool more = completion.more;
+    const auto on = [self = shared_from_this(), more](const Status& sent) {
+      if (!sent.ok()) return;  // The client is gone.
+      more ? self->Next() : self->exchange->Finish();
+    };
+    if (completion.data.empty()) return on(Status());
+    exchange->Write(std::string(AsText(completion.data)), on);
+  }
+};
+
 }  // namespace
+
+void DataHttp::Run(const Exchange& exchange, const model::DatasetName& name) {
+  const auto& request = exchange->request();
+  const std::string wanted = request.query("run").value_or("");
+  static const auto kFunctions = device::BuiltInFunctions();
+  const auto function = std::find_if(kFunctions.begin(), kFunctions.end(), [&](const auto& one) { return one->name() == wanted; });
+  if (function == kFunctions.end()) return exchange->RespondProblem(404, "no function is called '" + wanted + "'; there are scan, match, checksum, gather, chase");
+  auto run = std::make_shared<FunctionRun>();
+  for (const auto& [key, to] : {std::pair("offset", &run->request.offset), std::pair("bytes", &run->request.bytes)}) {
+    const std::string text = request.query(key).value_or("0");
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *to);
+    if (error != std::errc() || end != text.data() + text.size()) return exchange->RespondProblem(400, std::string(key) + " must be a number of bytes");
+  }
+  run->exchange = exchange;
+  run->device = &device_;
+  run->request.opcode = device::Opcode::kExecute;
+  run->request.function = static_cast<std::uint32_t>(function - kFunctions.begin()) + 1;
+  run->request.name = name.value;
+  run->request.slice = std::chrono::milliseconds(250);
+  exchange->OnDisconnect([weak = std::weak_ptr(run)] {
+    if (const auto self = weak.lock()) self->gone = true;
+  });
+  exchange->ReadAll({device::kDataBytesMax / 2}, [run](Result<std::string> body) {
+    if (!body.ok()) return;
+    run->request.data.assign(body->begin(), body->end());
+    run->Next();
+  });
+}
 
 bool DataHttp::Handle(const Exchange& exchange) {
   const transport::HttpRequest& request = exchange->request();
@@ -100,6 +163,8 @@ bool DataHttp::Handle(const Exchange& exchange) {
     Put(exchange, name);
   } else if (request.method == "GET") {
     Get(exchange, name);
+  } else if (request.method == "POST") {
+    Run(exchange, name);
   } else if (request.method == "DELETE") {
     const Status removed = datasets_.Remove(name);
     if (!removed.ok()) {
@@ -111,7 +176,7 @@ bool DataHttp::Handle(const Exchange& exchange) {
       });
     }
   } else {
-    exchange->RespondProblem(405, "PUT, GET or DELETE");
+    exchange->RespondProblem(405, "PUT, GET, POST or DELETE");
   }
   return true;
 }

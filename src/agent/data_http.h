@@ -1,4 +1,5 @@
-// DataHttp: PUT, GET and DELETE /v1/data/NAME of this device's datasets, streaming. Loop-bound.
+// DataHttp: PUT, GET and DELETE /v1/data/NAME of this device's datasets, streaming; POST /v1/data/NAME?run=FUNCTION runs a
+// function over one, with the body as its arguments, and streams its output. Loop-bound.
 #pragma once
 
 #include <functional>
@@ -6,6 +7,7 @@
 #include <string>
 
 #include "agent/datasets.h"
+#include "device/device.h"
 #include "transport/http_server.h"
 
 namespace godwit::agent {
@@ -17,9 +19,9 @@ class DataHttp {
     std::function<void(const DatasetInfo& info, std::function<void(Status)> done)> put;
     std::function<void(const model::DatasetName& name, std::function<void(Status)> done)> remove;
   };
-  // `datasets` outlives it. With a token, requests must bear it.
-  DataHttp(Datasets& datasets, std::string token, Registrar registrar)
-      : datasets_(datasets), token_(std::move(token)), registrar_(std::move(registrar)) {}
+  // `datasets` and `device`, which runs functions over them, outlive it. With a token, requests must bear it.
+  DataHttp(Datasets& datasets, device::Device& device, std::string token, Registrar registrar)
+      : datasets_(datasets), device_(device), token_(std::move(token)), registrar_(std::move(registrar)) {}
   // False: not a path of datasets.
   bool Handle(const std::shared_ptr<transport::HttpExchange>& exchange);
 
@@ -27,7 +29,10 @@ class DataHttp {
   void Put(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
   void Get(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
 
+  void Run(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
+
   Datasets& datasets_;
+  device::Device& device_;
   const std::string token_;
   const Registrar registrar_;
 };

@@ -14,6 +14,7 @@
 #include "agent/request.h"
 #include "base/bytes.h"
 #include "base/result.h"
+#include "device/request.h"
 #include "model/ids.h"
 #include "transport/kept_connection.h"
 
@@ -84,6 +85,11 @@ class Environment {
   // At most kDataReadBytesMax bytes from `offset`; fewer at the end, none past it.
   virtual void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset,
                         std::uint32_t length, std::function<void(Result<Bytes>)> done) = 0;
+
+  // Runs `request`, an Execute, over the dataset: where it lies, or here. The caller has checked that it may be read. `done`
+  // gets what the device said. Cancelling ends the work soon; `done` is called all the same.
+  virtual std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, device::Request request,
+                                           std::function<void(Result<device::Completion>)> done) = 0;
 
   // --- Connections out of the cluster; the caller has checked that the service may reach `address` ("host:port").
   // Cancelling closes what is made. kUnavailable, kDeadlineExceeded, kResourceExhausted: the instance has too many.

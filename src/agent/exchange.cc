@@ -30,6 +30,7 @@ std::shared_ptr<Exchange> Exchange::Copy() const {
   copy->task = task;
   copy->cpu_ns = cpu_ns;
   copy->answers = answers;
+  copy->streams = streams;
   copy->finished_call = finished_call;
   return copy;
 }

@@ -29,6 +29,17 @@ struct Waiting {
   std::shared_ptr<Pending> pending;
 };
 
+// A function that runs over a dataset, and its output as far as the guest has not read it.
+struct OffloadStream {
+  model::DatasetName dataset;
+  std::uint32_t function = 0;
+  Bytes arguments, state;
+  std::uint64_t offset = 0, bytes = 0;
+  std::string output;
+  std::size_t read = 0;
+  bool ended = false;  // No more output than this.
+};
+
 struct Exchange {
   NewRequest request;
   std::uint32_t handle = 0;
@@ -66,6 +77,8 @@ struct Exchange {
   std::int32_t finished_call = 0;  // Not 0: what a call that was interrupted has come to, for when it is made again.
   std::shared_ptr<Waiting<Bytes>> data;
   std::shared_ptr<Waiting<std::uint64_t>> size;
+  std::map<std::uint32_t, OffloadStream> streams;
+  std::shared_ptr<Waiting<device::Completion>> executing;
   std::shared_ptr<Waiting<ConnectionName>> connecting;
   std::shared_ptr<Waiting<KeptConnection::Received>> receiving;
   std::shared_ptr<Waiting<std::uint64_t>> sending;

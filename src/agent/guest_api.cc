@@ -9,52 +9,13 @@
 
 #include <fmt/format.h>
 
+#include "agent/guest_call.h"
 #include "agent/header.h"
 
 namespace godwit::agent {
 namespace {
 
-using abi::Context;
-using runtime::GuestMemory;
-using runtime::Instance;
 using Clock = std::chrono::steady_clock;
-
-std::int32_t Negative(ErrorCode code) { return -static_cast<std::int32_t>(code); }
-
-// One call from the guest: its instance, its memory, its host's side.
-class Caller {
- public:
-  explicit Caller(Context* context)
-      : instance(Instance::Of(context)),
-        api(*static_cast<GuestApi*>(instance.host(kGuestModule))),
-        requests(api.requests()),
-        memory_(context) {}
-
-  // Traps where the range is not in memory: a service that passes wrong pointers is broken.
-  std::uint8_t* Range(std::uint32_t address, std::uint32_t bytes) {
-    std::uint8_t* range = memory_.Range(address, bytes);
-    if (range == nullptr) instance.RaiseTrap(abi::TrapCode::kMemoryOutOfBounds, "a pointer given to godwit is outside memory");
-    return range;
-  }
-  std::string_view Text(std::uint32_t address, std::uint32_t bytes) {
-    return {reinterpret_cast<const char*>(Range(address, bytes)), bytes};
-  }
-  // Null: no such request, or it was cancelled. The mutex is held.
-  Exchange* Find(std::uint32_t handle) { return requests.Find(handle, instance, instance.current_task()); }
-  // Copies what fits of `text`; returns its whole length.
-  std::int32_t Copy(std::string_view text, std::uint32_t to, std::uint32_t capacity) {
-    std::uint8_t* range = Range(to, capacity);
-    std::memcpy(range, text.data(), std::min<std::size_t>(text.size(), capacity));
-    return static_cast<std::int32_t>(text.size());
-  }
-
-  Instance& instance;
-  GuestApi& api;
-  GuestRequests& requests;
-
- private:
-  GuestMemory memory_;
-};
 
 // --- The request ---
 
@@ -169,56 +130,7 @@ std::int32_t ResponseWrite(Context* context, std::uint8_t*, std::uint32_t handle
   }
 }
 
-// --- Waiting for the environment ---
-
-// kGone: the request has ended meanwhile. Where it is interrupted, a result that may have come is not taken: the guest
-// must not go on.
-enum class Awaited { kReady, kInterrupted, kGone };
-
-// Waits until `waiting`, which the request holds, has its result.
-template <typename T>
-Awaited Await(Caller& caller, std::uint32_t handle, Waiting<T>* waiting) {
-  for (;;) {
-    {
-      const std::lock_guard lock(caller.requests.mutex());
-      if (caller.Find(handle) == nullptr) return Awaited::kGone;
-    }
-    {
-      const std::lock_guard lock(waiting->mutex);
-      if (waiting->result) return Awaited::kReady;
-    }
-    if (caller.instance.Block({}) == Instance::Wait::kInterrupted) return Awaited::kInterrupted;
-  }
-}
-
-template <typename T>
-std::function<void(Result<T>)> Answering(std::shared_ptr<Waiting<T>> waiting) {
-  return [waiting](Result<T> result) {
-    std::shared_ptr<Exchange> exchange;
-    {
-      const std::lock_guard lock(waiting->mutex);
-      if (waiting->result) return;
-      waiting->result.emplace(std::move(result));
-      exchange = std::move(waiting->exchange);
-    }
-    if (exchange) exchange->Wake();
-  };
-}
-
-template <typename T>
-std::shared_ptr<Waiting<T>> MakeWaiting(std::shared_ptr<Exchange> exchange) {
-  auto waiting = std::make_shared<Waiting<T>>();
-  waiting->exchange = std::move(exchange);
-  return waiting;
-}
-
 // --- Calls ---
-
-Status CheckReach(GuestRequests& requests, std::string_view host_and_port) {
-  if (requests.manifest().MayReach(host_and_port)) return {};
-  return PermissionDenied(fmt::format("service '{}' may not reach {}: add it to [outbound] hosts in its manifest",
-                                      requests.asker().service.value, host_and_port));
-}
 
 bool SafeToRepeat(std::string_view method) { return method == "GET" || method == "HEAD" || method == "OPTIONS"; }
 
@@ -409,53 +321,6 @@ std::int32_t CallClose(Context* context, std::uint8_t*, std::uint32_t handle, st
 
 // --- Data ---
 
-Status CheckRead(GuestRequests& requests, const model::DatasetName& dataset) {
-  if (requests.manifest().MayRead(dataset)) return {};
-  return PermissionDenied(fmt::format("service '{}' may not read dataset '{}': grant it in [data] of its manifest",
-                                      requests.asker().service.value, dataset.value));
-}
-
-// The question begun for `exchange`, or null with `error` set.
-template <typename T, typename Ask>
-Waiting<T>* BeginQuestion(Caller& caller, std::uint32_t handle, const Status& allowed,
-                          std::shared_ptr<Waiting<T>> Exchange::*slot, std::int32_t* error, Ask ask) {
-  if (!allowed.ok()) {
-    caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, allowed.error().message);
-    *error = Negative(allowed.error().code);
-    return nullptr;
-  }
-  std::shared_ptr<Waiting<T>> waiting;
-  {
-    const std::lock_guard lock(caller.requests.mutex());
-    Exchange* exchange = caller.Find(handle);
-    if (exchange == nullptr) {
-      *error = Negative(ErrorCode::kNotFound);
-      return nullptr;
-    }
-    waiting = MakeWaiting<T>(caller.requests.Share(exchange));
-    exchange->*slot = waiting;
-  }
-  ask(waiting);
-  return waiting.get();  // The request holds it.
-}
-
-template <typename T>
-void EndQuestion(Caller& caller, std::uint32_t handle, std::shared_ptr<Waiting<T>> Exchange::*slot) {
-  std::shared_ptr<Waiting<T>> waiting;
-  const std::lock_guard lock(caller.requests.mutex());
-  Exchange* exchange = caller.Find(handle);
-  if (exchange != nullptr) waiting = std::exchange(exchange->*slot, nullptr);
-}
-
-// It is asked again where it was interrupted.
-template <typename T>
-std::int32_t GiveUpQuestion(Caller& caller, std::uint32_t handle, std::shared_ptr<Waiting<T>> Exchange::*slot, Awaited awaited) {
-  EndQuestion(caller, handle, slot);
-  if (awaited == Awaited::kGone) return Negative(ErrorCode::kNotFound);
-  caller.instance.Restart();
-  return 0;
-}
-
 std::int64_t DatasetSize(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t name, std::uint32_t name_bytes) {
   Caller caller(context);
   Waiting<std::uint64_t>* waiting = nullptr;
@@ -503,121 +368,6 @@ std::int32_t DatasetRead(Context* context, std::uint8_t*, std::uint32_t handle, 
   return result;
 }
 
-// --- Connections out of the cluster ---
-
-std::int32_t Connect(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t address, std::uint32_t address_bytes) {
-  Caller caller(context);
-  if (caller.api.connections.size() >= kConnectionsOpenMax) return Negative(ErrorCode::kResourceExhausted);
-  Waiting<ConnectionName>* waiting = nullptr;
-  std::int32_t error = 0;
-  {
-    const std::string to(caller.Text(address, address_bytes));
-    waiting = BeginQuestion(caller, handle, CheckReach(caller.requests, to), &Exchange::connecting, &error, [&](const auto& answer) {
-      auto pending = caller.requests.environment().Connect(caller.requests.asker(), to, kConnectTimeout, Answering(answer));
-      const std::lock_guard lock(answer->mutex);
-      answer->pending = std::move(pending);
-    });
-  }
-  if (waiting == nullptr) return error;
-  const Awaited awaited = Await(caller, handle, waiting);
-  if (awaited != Awaited::kReady) {
-    // Whatever is made meanwhile is closed: the guest has not seen it.
-    std::shared_ptr<Pending> pending;
-    {
-      const std::lock_guard lock(waiting->mutex);
-      pending = waiting->pending;
-      waiting->exchange = nullptr;
-    }
-    if (pending) pending->Cancel();
-    pending = nullptr;
-    return GiveUpQuestion(caller, handle, &Exchange::connecting, awaited);
-  }
-  std::int32_t result = 1;
-  if (waiting->result->ok()) {
-    while (caller.api.connections.count(static_cast<std::uint32_t>(result)) != 0) ++result;
-    caller.api.connections[static_cast<std::uint32_t>(result)] = {**waiting->result};
-  } else {
-    caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, waiting->result->error().message);
-    result = Negative(waiting->result->error().code);
-  }
-  EndQuestion(caller, handle, &Exchange::connecting);
-  return result;
-}
-
-std::int32_t ConnectionRead(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number, std::uint32_t to,
-                            std::uint32_t capacity) {
-  Caller caller(context);
-  capacity = std::min<std::uint32_t>(capacity, kConnectionBytesMax);
-  caller.Range(to, capacity);
-  for (;;) {
-    const auto connection = caller.api.connections.find(number);
-    if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
-    std::int32_t error = 0;
-    auto* waiting = BeginQuestion(caller, handle, Status(), &Exchange::receiving, &error, [&](const auto& answer) {
-      caller.requests.environment().ConnectionRead(caller.requests.asker(), connection->second.name, connection->second.read, capacity,
-                                                   Answering(answer));
-    });
-    if (waiting == nullptr) return error;
-    const Awaited awaited = Await(caller, handle, waiting);
-    if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::receiving, awaited);
-    // Another request of this instance may have closed it meanwhile.
-    const auto still = caller.api.connections.find(number);
-    std::int32_t result = still == caller.api.connections.end() ? Negative(ErrorCode::kNotFound)
-                          : waiting->result->ok()               ? 0
-                                                                : Negative(waiting->result->error().code);
-    bool again = false;
-    if (result == 0) {
-      const KeptConnection::Received& received = **waiting->result;
-      result = static_cast<std::int32_t>(std::min<std::size_t>(received.bytes.size(), capacity));
-      if (result > 0) std::memcpy(caller.Range(to, capacity), received.bytes.data(), static_cast<std::size_t>(result));
-      still->second.read += static_cast<std::uint32_t>(result);
-      again = result == 0 && !received.ended && capacity > 0;
-    }
-    EndQuestion(caller, handle, &Exchange::receiving);
-    if (!again) return result;
-  }
-}
-
-std::int32_t ConnectionWrite(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number, std::uint32_t from,
-                             std::uint32_t size) {
-  Caller caller(context);
-  size = std::min<std::uint32_t>(size, kConnectionBytesMax);
-  for (;;) {
-    const auto connection = caller.api.connections.find(number);
-    if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
-    const std::uint64_t offset = connection->second.written;
-    const std::uint8_t* bytes = caller.Range(from, size);
-    std::int32_t error = 0;
-    auto* waiting = BeginQuestion(caller, handle, Status(), &Exchange::sending, &error, [&](const auto& answer) {
-      caller.requests.environment().ConnectionWrite(caller.requests.asker(), connection->second.name, offset, Bytes(bytes, bytes + size),
-                                                    Answering(answer));
-    });
-    if (waiting == nullptr) return error;
-    const Awaited awaited = Await(caller, handle, waiting);
-    if (awaited != Awaited::kReady) return GiveUpQuestion(caller, handle, &Exchange::sending, awaited);
-    const auto still = caller.api.connections.find(number);
-    std::int32_t result = still == caller.api.connections.end() ? Negative(ErrorCode::kNotFound)
-                          : waiting->result->ok()               ? 0
-                                                                : Negative(waiting->result->error().code);
-    if (result == 0) {
-      const std::uint64_t end = **waiting->result;
-      result = static_cast<std::int32_t>(std::min<std::uint64_t>(end - std::min(end, offset), size));
-      still->second.written = offset + static_cast<std::uint32_t>(result);
-    }
-    EndQuestion(caller, handle, &Exchange::sending);
-    if (result != 0 || size == 0) return result;
-  }
-}
-
-std::int32_t ConnectionCloseCall(Context* context, std::uint8_t*, std::uint32_t, std::uint32_t number) {
-  Caller caller(context);
-  const auto connection = caller.api.connections.find(number);
-  if (connection == caller.api.connections.end()) return Negative(ErrorCode::kNotFound);
-  caller.requests.environment().ConnectionClose(caller.requests.asker(), connection->second.name);
-  caller.api.connections.erase(connection);
-  return 0;
-}
-
 // --- The rest ---
 
 void Log(Context* context, std::uint8_t*, std::uint32_t level, std::uint32_t from, std::uint32_t bytes) {
@@ -647,58 +397,18 @@ std::int64_t TimeNs(Context*, std::uint8_t*) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-struct Entry {
-  std::string_view name;
-  runtime::HostFunction function;
-};
-
-template <typename F>
-Entry Function(std::string_view name, F function, std::string_view signature) {
-  return {name, {reinterpret_cast<abi::Code>(function), signature}};
-}
-
 }  // namespace
 
-// State: nothing, or one line per connection: handle, device, number there, bytes read, bytes written.
-Result<Bytes> GuestApi::Save() const {
-  std::string text;
-  for (const auto& [handle, connection] : connections) {
-    text += fmt::format("{} {} {} {} {}\n", handle, connection.name.device, connection.name.number, connection.read, connection.written);
-  }
-  return Bytes(text.begin(), text.end());
+Status CheckRead(GuestRequests& requests, const model::DatasetName& dataset) {
+  if (requests.manifest().MayRead(dataset)) return {};
+  return PermissionDenied(fmt::format("service '{}' may not read dataset '{}': grant it in [data] of its manifest",
+                                      requests.asker().service.value, dataset.value));
 }
 
-Status GuestApi::Load(ByteView state) {
-  std::string_view text = AsText(state);
-  const auto number = [](std::string_view digits, auto* to) {
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), *to);
-    return error == std::errc() && end == digits.data() + digits.size();
-  };
-  while (!text.empty()) {
-    const std::size_t end = text.find('\n');
-    if (end == text.npos) return Corrupt("the guest API's state ends in the middle of a line");
-    std::array<std::string_view, 5> words;
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(end + 1);
-    for (std::string_view& word : words) {
-      const std::size_t space = std::min(line.find(' '), line.size());
-      word = line.substr(0, space);
-      line.remove_prefix(std::min(space + 1, line.size()));
-    }
-    std::uint32_t handle = 0;
-    Connection connection{{std::string(words[1]), 0}};
-    if (!number(words[0], &handle) || !number(words[2], &connection.name.number) || !number(words[3], &connection.read) ||
-        !number(words[4], &connection.written) || !line.empty() || handle == 0 || connections.size() >= kConnectionsOpenMax) {
-      return Corrupt("the guest API's state has a malformed connection");
-    }
-    connections[handle] = std::move(connection);
-  }
-  return {};
-}
-
-void GuestApi::CloseConnections() {
-  for (const auto& [handle, connection] : connections) requests_->environment().ConnectionClose(requests_->asker(), connection.name);
-  connections.clear();
+Status CheckReach(GuestRequests& requests, std::string_view host_and_port) {
+  if (requests.manifest().MayReach(host_and_port)) return {};
+  return PermissionDenied(fmt::format("service '{}' may not reach {}: add it to [outbound] hosts in its manifest",
+                                      requests.asker().service.value, host_and_port));
 }
 
 std::optional<runtime::HostFunction> GuestApi::Find(std::string_view function) const {
@@ -719,17 +429,15 @@ std::optional<runtime::HostFunction> GuestApi::Find(std::string_view function) c
       Function("call_close", CallClose, "ii:i"),
       Function("dataset_size", DatasetSize, "iii:I"),
       Function("dataset_read", DatasetRead, "iiiIii:i"),
-      Function("connect", Connect, "iii:i"),
-      Function("connection_read", ConnectionRead, "iiii:i"),
-      Function("connection_write", ConnectionWrite, "iiii:i"),
-      Function("connection_close", ConnectionCloseCall, "ii:i"),
       Function("log", Log, "iii:"),
       Function("deadline_ms", DeadlineMs, "i:I"),
       Function("where_am_i", WhereAmI, "ii:i"),
       Function("time_ns", TimeNs, ":I"),
   };
-  for (const Entry& entry : kEntries) {
-    if (entry.name == function) return entry.function;
+  for (const std::span<const Entry> entries : {std::span<const Entry>(kEntries), ConnectionFunctions(), OffloadFunctions()}) {
+    for (const Entry& entry : entries) {
+      if (entry.name == function) return entry.function;
+    }
   }
   return std::nullopt;
 }

@@ -18,6 +18,7 @@ inline constexpr std::string_view kGuestModule = "godwit";
 inline constexpr std::size_t kCallsOpenMax = 16;         // Answers that one request holds without closing them.
 inline constexpr std::size_t kCallBodyBytesMax = 16 << 20;
 inline constexpr std::size_t kResponseHeadersMax = 64;
+inline constexpr std::size_t kStreamsOpenMax = 16;      // Of one request.
 inline constexpr std::size_t kConnectionsOpenMax = 64;   // Of one instance.
 inline constexpr std::chrono::seconds kConnectTimeout{10};
 inline constexpr std::size_t kLogLineBytesMax = 8 << 10;

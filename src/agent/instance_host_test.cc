@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "agent/guest_api.h"
+#include "device/conformance.h"
 
 namespace godwit::agent {
 namespace {
@@ -58,6 +59,14 @@ class FakeEnvironment final : public Environment {
     const std::string part = offset < data.size() ? data.substr(offset, length) : "";
     done(Bytes(part.begin(), part.end()));
   }
+  std::shared_ptr<Pending> Offload(const Asker&, const model::DatasetName& dataset, device::Request request,
+                                   std::function<void(Result<device::Completion>)> done) override {
+    request.name = dataset.value;
+    done(engine.Call(std::move(request)));
+    return nullptr;
+  }
+  device::FakeStorage* const storage = new device::FakeStorage;
+  device::Engine engine{{.profile = {.name = "here"}, .storage = std::shared_ptr<device::Storage>(storage), .programs = nullptr, .built_in = device::BuiltInFunctions()}};
   std::shared_ptr<Pending> Connect(const Asker&, const std::string&, std::chrono::milliseconds,
                                    std::function<void(Result<ConnectionName>)> done) override {
     done(ConnectionName{"here", 7});
@@ -344,6 +353,62 @@ TEST_F(InstanceHostTest, AConnectionGoesAlongAndOnlyGrantedHostsAreReached) {
   EXPECT_EQ(Ask(**moved, "GET", "/visits?redis=db:6379").substr(0, 4), "200 ");
   EXPECT_EQ(environment->said, "INCR visits\r\nINCR visits\r\n");
   EXPECT_EQ(environment->closed, 0) << "a move is not the instance's end";
+}
+
+TEST_F(InstanceHostTest, AnOffloadedScanGoesOnElsewhereWithoutALineLostOrDoubled) {
+  auto options = OptionsFor("report", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.data[model::DatasetName("table")] = model::DataAccess::kRead;
+  std::string lines;
+  for (int i = 0; i < 100'000; ++i) lines += "line " + std::to_string(i) + "\n";
+  environment->storage->Put("table", lines);
+  auto there = options;
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "POST", "/report?run=match", R"({"pattern": "line 77$"})"), "200 line 77\n");
+  EXPECT_EQ(Ask(**host, "POST", "/report?run=match", "{"), "502 match: error 1\n");
+  EXPECT_NE(environment->log.find("offload failed: arguments of match: not a JSON object"), std::string::npos) << environment->log;
+  EXPECT_EQ(Ask(**host, "POST", "/report?run=magic", "{}"), "502 magic: error 8\n");
+  // The client takes a part; then the instance moves in the middle of the stream.
+  const auto client = std::make_shared<Client>();
+  const NewRequest open = Request("POST", "/report?run=match", true);
+  (*host)->Open(open, client);
+  (*host)->Body(open.id, 0, AsBytes(std::string_view(R"({"pattern": "."})")), true);
+  {
+    std::unique_lock lock(client->mutex);
+    ASSERT_TRUE(client->changed.wait_for(lock, 60s, [&] { return client->body.size() >= 200'000; }));
+  }
+  Bytes bundle;
+  {
+    auto captured = (*host)->PauseAndCapture(30s);
+    ASSERT_TRUE(captured.ok()) << captured.error().message;
+    ASSERT_TRUE((*captured)->Encode([&](ByteView bytes) -> Status {
+      bundle.insert(bundle.end(), bytes.begin(), bytes.end());
+      return {};
+    }).ok());
+  }
+  auto moved = InstanceHost::CreateFromBundle(std::move(there), bundle);
+  ASSERT_TRUE(moved.ok()) << moved.error().message;
+  (*moved)->Resume();
+  (*host)->Release({model::DeviceName("there"), "127.0.0.1:1", {2}});
+  std::string before;
+  {
+    const std::lock_guard lock(client->mutex);
+    before = client->body;
+  }
+  ASSERT_LT(before.size(), lines.size());
+  const auto again = std::make_shared<Client>();
+  (*moved)->Attach(open.id, before.size(), true, again);
+  std::size_t acknowledged = before.size();
+  for (;;) {  // Acknowledged as it comes: more is not sent otherwise.
+    std::unique_lock lock(again->mutex);
+    ASSERT_TRUE(again->changed.wait_for(lock, 60s, [&] { return again->ended || before.size() + again->body.size() > acknowledged; }));
+    if (again->ended) break;
+    acknowledged = before.size() + again->body.size();
+    lock.unlock();
+    (*moved)->ResponseAck(open.id, acknowledged);
+  }
+  EXPECT_TRUE(before + again->body == lines) << before.size() << " and " << again->body.size() << " of " << lines.size();
 }
 
 TEST(GuestApiState, DamageIsNamed) {

@@ -1,0 +1,164 @@
+// Functions that run over a dataset, where it lies: the guest has the stream of their output.
+#include "agent/guest_call.h"
+#include "device/built_in.h"
+
+namespace godwit::agent {
+namespace {
+
+std::uint32_t NumberOf(std::string_view function) {
+  static const auto kFunctions = device::BuiltInFunctions();
+  for (std::size_t i = 0; i < kFunctions.size(); ++i) {
+    if (kFunctions[i]->name() == function) return static_cast<std::uint32_t>(i + 1);
+  }
+  return 0;
+}
+
+// Nothing runs before the first read.
+std::int32_t Offload(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t dataset, std::uint32_t dataset_bytes,
+                     std::uint32_t function, std::uint32_t function_bytes, std::uint32_t arguments, std::uint32_t arguments_bytes,
+                     std::uint64_t offset, std::uint64_t bytes) {
+  Caller caller(context);
+  const std::string_view dataset_text = caller.Text(dataset, dataset_bytes), function_text = caller.Text(function, function_bytes),
+                         arguments_text = caller.Text(arguments, arguments_bytes);
+  OffloadStream stream;
+  stream.dataset = model::DatasetName(std::string(dataset_text));
+  const Status allowed = CheckRead(caller.requests, stream.dataset);
+  if (!allowed.ok()) {
+    caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, allowed.error().message);
+    return Negative(allowed.error().code);
+  }
+  stream.function = NumberOf(function_text);
+  if (stream.function == 0) return Negative(ErrorCode::kUnsupported);
+  if (arguments_text.size() > device::kDataBytesMax / 2) return Negative(ErrorCode::kResourceExhausted);
+  stream.arguments.assign(arguments_text.begin(), arguments_text.end());
+  stream.offset = offset;
+  stream.bytes = bytes;
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
+  if (exchange->streams.size() >= kStreamsOpenMax) return Negative(ErrorCode::kResourceExhausted);
+  std::uint32_t number = 1;
+  while (exchange->streams.count(number) != 0) ++number;
+  exchange->streams.emplace(number, std::move(stream));
+  return static_cast<std::int32_t>(number);
+}
+
+// What there is of output, taken; 0: none, but there may be more; an error; nullopt at the end.
+std::optional<std::int32_t> TakeOutput(Caller& caller, std::uint32_t handle, std::uint32_t number, std::uint32_t to, std::uint32_t capacity) {
+  std::uint8_t* range = caller.Range(to, capacity);
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
+  const auto found = exchange->streams.find(number);
+  if (found == exchange->streams.end()) return Negative(ErrorCode::kNotFound);
+  OffloadStream& stream = found->second;
+  const std::size_t taken = std::min<std::size_t>(capacity, stream.output.size() - stream.read);
+  if (taken == 0) return stream.ended ? std::nullopt : std::optional<std::int32_t>(0);
+  std::memcpy(range, stream.output.data() + stream.read, taken);
+  stream.read += taken;
+  return static_cast<std::int32_t>(taken);
+}
+
+// Begins the next piece of the work; null with `error` set.
+Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, std::int32_t* error) {
+  model::DatasetName dataset;
+  device::Request request;
+  request.opcode = device::Opcode::kExecute;
+  {
+    const std::lock_guard lock(caller.requests.mutex());
+    Exchange* exchange = caller.Find(handle);
+    if (exchange == nullptr || exchange->streams.count(number) == 0) {
+      *error = Negative(ErrorCode::kNotFound);
+      return nullptr;
+    }
+    const OffloadStream& stream = exchange->streams[number];
+    dataset = stream.dataset;
+    request.function = stream.function;
+    request.data = stream.arguments;
+    request.state = stream.state;
+    request.offset = stream.offset;
+    request.bytes = stream.bytes;
+  }
+  return BeginQuestion(caller, handle, Status(), &Exchange::executing, error, [&](const auto& answer) {
+    auto pending = caller.requests.environment().Offload(caller.requests.asker(), dataset, std::move(request), Answering(answer));
+    const std::lock_guard lock(answer->mutex);
+    answer->pending = std::move(pending);
+  });
+}
+
+// Puts the finished piece into the stream. 0, or a negative error.
+std::int32_t EndPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, Waiting<device::Completion>* waiting) {
+  std::int32_t result = 0;
+  {
+    const Status status = waiting->result->ok() ? (*waiting->result)->status : Status(waiting->result->error());
+    if (!status.ok()) {
+      caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, "offload failed: " + status.error().message);
+      result = Negative(status.error().code);
+    } else {
+      device::Completion& completion = **waiting->result;
+      const std::lock_guard lock(caller.requests.mutex());
+      Exchange* exchange = caller.Find(handle);
+      const auto found = exchange != nullptr ? exchange->streams.find(number) : std::map<std::uint32_t, OffloadStream>::iterator();
+      if (exchange == nullptr || found == exchange->streams.end()) {
+        result = Negative(ErrorCode::kNotFound);
+      } else {
+        found->second.output = std::string(AsText(completion.data));
+        found->second.read = 0;
+        found->second.state = std::move(completion.state);
+        found->second.ended = !completion.more;
+      }
+    }
+  }
+  EndQuestion(caller, handle, &Exchange::executing);
+  return result;
+}
+
+void CancelPiece(Waiting<device::Completion>* waiting) {
+  std::shared_ptr<Pending> pending;
+  {
+    const std::lock_guard lock(waiting->mutex);
+    pending = waiting->pending;
+    waiting->exchange = nullptr;
+  }
+  if (pending) pending->Cancel();
+}
+
+std::int32_t OffloadRead(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number, std::uint32_t to, std::uint32_t capacity) {
+  Caller caller(context);
+  capacity = std::min<std::uint32_t>(capacity, 1u << 30);
+  for (;;) {
+    const std::optional<std::int32_t> taken = TakeOutput(caller, handle, number, to, capacity);
+    if (!taken) return 0;
+    if (*taken != 0 || capacity == 0) return *taken;
+    std::int32_t error = 0;
+    Waiting<device::Completion>* waiting = BeginPiece(caller, handle, number, &error);
+    if (waiting == nullptr) return error;
+    const Awaited awaited = Await(caller, handle, waiting);
+    if (awaited != Awaited::kReady) {
+      CancelPiece(waiting);
+      return GiveUpQuestion(caller, handle, &Exchange::executing, awaited);
+    }
+    error = EndPiece(caller, handle, number, waiting);
+    if (error != 0) return error;
+  }
+}
+
+std::int32_t OffloadClose(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number) {
+  Caller caller(context);
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  return exchange != nullptr && exchange->streams.erase(number) != 0 ? 0 : Negative(ErrorCode::kNotFound);
+}
+
+}  // namespace
+
+std::span<const Entry> OffloadFunctions() {
+  static const Entry kEntries[] = {
+      Function("offload", Offload, "iiiiiiiII:i"),
+      Function("offload_read", OffloadRead, "iiii:i"),
+      Function("offload_close", OffloadClose, "ii:i"),
+  };
+  return kEntries;
+}
+
+}  // namespace godwit::agent

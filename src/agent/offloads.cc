@@ -1,0 +1,324 @@
+#include "agent/offloads.h"
+
+#include <condition_variable>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "device/built_in.h"
+
+namespace godwit::agent {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint32_t kFetchBytes = 512 << 10;
+constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
+
+double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
+
+class DatasetSource final : public device::Source {
+ public:
+  explicit DatasetSource(std::shared_ptr<const Dataset> dataset) : dataset_(std::move(dataset)) {}
+  std::uint64_t size() const override { return dataset_->size(); }
+  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
+    scratch.resize(std::max(scratch.size(), bytes));
+    GODWIT_ASSIGN(const std::size_t got, dataset_->Read(offset, std::span(scratch).first(bytes)));
+    return ByteView(scratch).first(got);
+  }
+
+ private:
+  const std::shared_ptr<const Dataset> dataset_;
+};
+
+std::string NameOf(std::uint32_t function) {
+  static const auto kFunctions = device::BuiltInFunctions();
+  return function >= 1 && function <= kFunctions.size() ? std::string(kFunctions[function - 1]->name()) : fmt::format("function {}", function);
+}
+
+}  // namespace
+
+// What outlives requests that are under way.
+struct Offloads::Shared {
+  std::atomic<bool> ending{false};
+  std::mutex mutex;
+  placement::OffloadChooser chooser;
+  std::map<std::string, placement::OffloadLink> links;  // By device.
+  std::map<std::pair<std::string, std::string>, std::uint64_t> counts;  // By class and result.
+
+  void LearnLink(const std::string& device, std::uint64_t bytes, double us) {
+    if (bytes < 64 << 10 || us <= 0) return;
+    const std::lock_guard lock(mutex);
+    auto& link = links[device];
+    link.bytes_per_second += 0.25 * (static_cast<double>(bytes) / us * 1e6 - link.bytes_per_second);
+  }
+};
+
+// The datasets of this device.
+class Offloads::LocalStorage final : public device::Storage {
+ public:
+  LocalStorage(const Options& options, Datasets& datasets) : options_(options), datasets_(datasets) {}
+  Result<std::shared_ptr<const device::Source>> Open(const std::string& tenant, const std::string& object) override {
+    const model::DatasetName name(object);
+    if (!tenant.empty()) GODWIT_TRY(options_.may(tenant, name, false));
+    GODWIT_ASSIGN(auto dataset, datasets_.Open(name));
+    return std::shared_ptr<const device::Source>(std::make_shared<DatasetSource>(std::move(dataset)));
+  }
+  Status Create(const std::string& tenant, const std::string& object, ByteView bytes) override {
+    const model::DatasetName name(object);
+    GODWIT_TRY(model::CheckDatasetName(object));
+    if (!tenant.empty()) GODWIT_TRY(options_.may(tenant, name, true));
+    if (datasets_.Open(name).ok()) return FailedPrecondition("there is a dataset '" + object + "' already; objects do not change");
+    GODWIT_ASSIGN(auto writer, datasets_.Write(name));
+    GODWIT_TRY(writer->Write(bytes));
+    GODWIT_ASSIGN(const DatasetInfo info, writer->Commit());
+    options_.made(info);
+    return {};
+  }
+
+ private:
+  const Options& options_;
+  Datasets& datasets_;
+};
+
+// Datasets of other devices, read over the link, block by block. An object's name here is the number of a ticket.
+class Offloads::FetchedStorage final : public device::Storage {
+ public:
+  struct Ticket {
+    Asker asker;
+    model::DatasetName dataset;
+    Holder holder;
+    std::atomic<double> waited_us{0};
+    std::atomic<std::uint64_t> fetched_bytes{0};
+  };
+  FetchedStorage(const Options& options, std::shared_ptr<Shared> shared) : options_(options), shared_(std::move(shared)) {}
+
+  void Put(const std::string& number, std::shared_ptr<Ticket> ticket) {
+    const std::lock_guard lock(mutex_);
+    tickets_[number] = std::move(ticket);
+  }
+  void Drop(const std::string& number) {
+    const std::lock_guard lock(mutex_);
+    tickets_.erase(number);
+  }
+  Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string& object) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = tickets_.find(object);
+    if (found == tickets_.end()) return NotFound("no ticket " + object);
+    return std::shared_ptr<const device::Source>(std::make_shared<FetchedSource>(options_, shared_, found->second));
+  }
+  Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("results are stored where the data is"); }
+
+ private:
+  class FetchedSource final : public device::Source {
+   public:
+    FetchedSource(const Options& options, std::shared_ptr<Shared> shared, std::shared_ptr<Ticket> ticket)
+        : options_(options), shared_(std::move(shared)), ticket_(std::move(ticket)) {}
+    std::uint64_t size() const override { return ticket_->holder.bytes; }
+    Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
+      scratch.clear();
+      const std::lock_guard lock(mutex_);
+      while (scratch.size() < bytes) {
+        const std::uint64_t at = offset + scratch.size();
+        if (at < begin_ || at >= begin_ + block_.size()) {
+          GODWIT_TRY(Fetch(at));
+          if (block_.empty()) break;
+        }
+        const ByteView part = ByteView(block_).subspan(at - begin_);
+        const std::size_t taken = std::min(part.size(), bytes - scratch.size());
+        scratch.insert(scratch.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(taken));
+      }
+      return ByteView(scratch);
+    }
+
+   private:
+    Status Fetch(std::uint64_t at) const {
+      struct Answer {
+        std::mutex mutex;
+        std::condition_variable changed;
+        std::optional<Result<Bytes>> bytes;
+      };
+      const auto answer = std::make_shared<Answer>();
+      const auto begin = Clock::now();
+      options_.read(ticket_->asker, ticket_->dataset, at, kFetchBytes, [answer](Result<Bytes> bytes) {
+        const std::lock_guard lock(answer->mutex);
+        answer->bytes.emplace(std::move(bytes));
+        answer->changed.notify_all();
+      });
+      std::unique_lock lock(answer->mutex);
+      while (!answer->changed.wait_for(lock, kEndingCheck, [&] { return answer->bytes.has_value(); })) {
+        if (shared_->ending.load()) return Unavailable("the agent is ending");
+      }
+      if (!answer->bytes->ok()) return answer->bytes->error();
+      block_ = std::move(**answer->bytes);
+      begin_ = at;
+      const double us = MicrosecondsSince(begin);
+      ticket_->waited_us = ticket_->waited_us + us;
+      ticket_->fetched_bytes += block_.size();
+      shared_->LearnLink(ticket_->holder.device.name, block_.size(), us);
+      return {};
+    }
+    const Options& options_;
+    const std::shared_ptr<Shared> shared_;
+    const std::shared_ptr<Ticket> ticket_;
+    mutable std::mutex mutex_;
+    mutable Bytes block_;
+    mutable std::uint64_t begin_ = 0;
+  };
+
+  const Options& options_;
+  const std::shared_ptr<Shared> shared_;
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Ticket>> tickets_;
+};
+
+namespace {
+
+// Ends a request under way.
+class PendingRequest final : public Pending {
+ public:
+  PendingRequest(std::shared_ptr<device::Device> device, std::string tenant, std::uint64_t id)
+      : device_(std::move(device)), tenant_(std::move(tenant)), id_(id) {}
+  void Cancel() override {
+    device::Request abort;
+    abort.opcode = device::Opcode::kAbort;
+    abort.tenant = tenant_;
+    abort.value = id_;
+    device_->Submit(std::move(abort), [](device::Completion) {});
+  }
+
+ private:
+  const std::shared_ptr<device::Device> device_;
+  const std::string tenant_;
+  const std::uint64_t id_;
+};
+
+// Without an owner: the engine lives as long as its user.
+std::shared_ptr<device::Device> Unowned(device::Device* device) { return std::shared_ptr<device::Device>(device, [](device::Device*) {}); }
+
+}  // namespace
+
+Offloads::Offloads(Options options, Datasets& datasets) : options_(std::move(options)), shared_(std::make_shared<Shared>()) {
+  fetched_ = std::make_shared<FetchedStorage>(options_, shared_);
+  engine_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, std::make_shared<LocalStorage>(options_, datasets), nullptr,
+                                                                     device::BuiltInFunctions()});
+  home_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, fetched_, nullptr, device::BuiltInFunctions()});
+}
+
+Offloads::~Offloads() { shared_->ending = true; }
+
+std::shared_ptr<device::Device> Offloads::RemoteAt(const std::string& address) {
+  const std::lock_guard lock(mutex_);
+  auto& remote = remotes_[address];
+  if (!remote) {
+    remote = std::make_shared<device::RemoteDevice>([this, address](auto then) { options_.connect(address, std::move(then)); });
+  }
+  return remote;
+}
+
+std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
+                                       device::Request request, std::function<void(Result<device::Completion>)> done) {
+  request.opcode = device::Opcode::kExecute;
+  request.tenant = asker.service.value;
+  request.name = dataset.value;
+  request.id = next_++;
+  request.slice = kOffloadSlice;
+  const std::uint64_t id = request.id;
+  const std::string tenant = request.tenant, function = NameOf(request.function);
+  const auto count = [shared = shared_](const std::string& device_class, const device::Completion& completion) {
+    const std::lock_guard lock(shared->mutex);
+    ++shared->counts[{device_class, completion.pushed_back ? "pushed_back" : completion.status.ok() ? "ok" : "failed"}];
+  };
+  if (!holder) {
+    auto device = Unowned(engine_.get());
+    device->Submit(std::move(request), [count, own = options_.info.device_class, done = std::move(done)](device::Completion completion) {
+      count(own, completion);
+      done(std::move(completion));
+    });
+    return std::make_shared<PendingRequest>(std::move(device), tenant, id);
+  }
+
+  // Speeds before anything is measured: a device near the data is taken for a small one.
+  const double near_speed = holder->device.device_class == "host" ? 1.0 : 0.3;
+  std::vector<placement::OffloadSite> sites = {{holder->device.name, true, near_speed, 0}, {options_.info.name, false, options_.profile.speed, 0}};
+  placement::OffloadLink link;
+  placement::OffloadChoice choice;
+  {
+    const std::lock_guard lock(shared_->mutex);
+    for (auto& site : sites) {
+      const auto known = shared_->chooser.known().find({function, site.device});
+      if (known != shared_->chooser.known().end()) site.queue_us = known->second.queue_us;
+    }
+    link = shared_->links[holder->device.name];
+    const std::uint64_t left = holder->bytes - std::min(holder->bytes, request.offset);
+    choice = shared_->chooser.Choose(function, sites, link, request.bytes != 0 ? std::min(left, request.bytes) : left);
+  }
+  const bool near = choice.site == 0;
+  const placement::OffloadSite site = sites[choice.site];
+  const auto begin = Clock::now();
+  const auto learn = [shared = shared_, function, site, link, begin](const device::Completion& completion, double waited_us) {
+    if (!completion.status.ok()) return;
+    const std::lock_guard lock(shared->mutex);
+    const placement::OffloadMeasurement measured{completion.read_bytes, completion.data.size(), static_cast<double>(completion.busy_us) - waited_us,
+                                                 static_cast<double>(completion.queued_us), MicrosecondsSince(begin)};
+    shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us());
+  };
+  if (near) {
+    auto device = RemoteAt(holder->address);
+    device->Submit(request, [this, asker, dataset, holder = *holder, request, count, learn, done = std::move(done)](device::Completion completion) mutable {
+      count(holder.device.device_class, completion);
+      learn(completion, 0);
+      if (completion.pushed_back) return static_cast<void>(RunAtHome(asker, dataset, holder, std::move(request), count, nullptr, std::move(done)));
+      done(std::move(completion));
+    });
+    return std::make_shared<PendingRequest>(std::move(device), tenant, id);
+  }
+  return RunAtHome(asker, dataset, *holder, std::move(request), count, learn, std::move(done));
+}
+
+std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, device::Request request,
+                                             const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done) {
+  const auto ticket = std::make_shared<FetchedStorage::Ticket>();
+  ticket->asker = asker;
+  ticket->dataset = dataset;
+  ticket->holder = holder;
+  const std::string number = std::to_string(request.id), tenant = request.tenant;
+  const std::uint64_t id = request.id;
+  request.name = number;
+  fetched_->Put(number, ticket);
+  auto device = Unowned(home_.get());
+  device->Submit(std::move(request), [fetched = fetched_, number, ticket, count, learn, own = options_.info.device_class,
+                                      done = std::move(done)](device::Completion completion) {
+    fetched->Drop(number);
+    count(own, completion);
+    if (learn) learn(completion, ticket->waited_us.load());
+    done(std::move(completion));
+  });
+  return std::make_shared<PendingRequest>(std::move(device), tenant, id);
+}
+
+std::string Offloads::Describe() const {
+  const std::lock_guard lock(shared_->mutex);
+  nlohmann::json functions = nlohmann::json::array(), links = nlohmann::json::array();
+  for (const auto& [key, known] : shared_->chooser.known()) {
+    nlohmann::json entry = {{"function", key.first}, {"device", key.second}, {"pieces", known.pieces}, {"ns_per_byte", known.ns_per_byte},
+                            {"queue_us", known.queue_us}, {"selectivity", shared_->chooser.selectivity(key.first)}};
+    if (const auto error = known.median_error()) entry["median_prediction_error"] = *error;
+    functions.push_back(std::move(entry));
+  }
+  for (const auto& [device, link] : shared_->links) links.push_back({{"device", device}, {"bytes_per_second", link.bytes_per_second}, {"latency_us", link.latency_us}});
+  return nlohmann::json{{"functions", std::move(functions)}, {"links", std::move(links)}}.dump();
+}
+
+std::string Offloads::MetricsText() const {
+  const std::lock_guard lock(shared_->mutex);
+  std::string text = "# TYPE godwit_offloads counter\n";
+  for (const auto& [key, count] : shared_->counts) {
+    text += fmt::format("godwit_offloads_total{{target_class=\"{}\",result=\"{}\"}} {}\n", key.first, key.second, count);
+  }
+  return text;
+}
+
+}  // namespace godwit::agent

@@ -1,0 +1,82 @@
+// Offloads: functions that run over datasets for this device's instances, where the data lies or here, as placement says; and
+// the engine that runs what others send to the data here.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "agent/datasets.h"
+#include "agent/environment.h"
+#include "device/engine.h"
+#include "device/profile.h"
+#include "device/remote.h"
+#include "placement/offload.h"
+
+namespace godwit::agent {
+
+// How long one piece of an offload runs before it is looked at again: where it goes on, and whether anybody still wants it.
+inline constexpr std::chrono::milliseconds kOffloadSlice{250};
+
+// Self-synchronised.
+class Offloads {
+ public:
+  struct Options {
+    DeviceInfo info;
+    device::Profile profile;
+    // May `service` read (write) it? Any thread.
+    std::function<Status(const std::string& service, const model::DatasetName& dataset, bool write)> may;
+    // Ranged reads of a dataset that is elsewhere, as Environment::DataRead has them.
+    std::function<void(const Asker&, const model::DatasetName&, std::uint64_t offset, std::uint32_t length, std::function<void(Result<Bytes>)>)> read;
+    // A channel to the agent at that address.
+    std::function<void(const std::string& address, std::function<void(Result<std::shared_ptr<transport::Channel>>)>)> connect;
+    // A dataset was made here.
+    std::function<void(const DatasetInfo&)> made;
+  };
+  // `datasets` outlives it.
+  Offloads(Options options, Datasets& datasets);
+  ~Offloads();
+
+  // Runs what peers and the command line ask for, over the datasets that are here.
+  device::Engine& engine() { return *engine_; }
+
+  // Where a dataset lies that is not here.
+  struct Holder {
+    DeviceInfo device;
+    std::string address;
+    std::uint64_t bytes = 0;  // Of the dataset.
+  };
+  // As Environment::Offload. nullopt: the dataset is here.
+  std::shared_ptr<Pending> Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
+                               device::Request request, std::function<void(Result<device::Completion>)> done);
+
+  // What was learned, and how good the predictions are: JSON.
+  std::string Describe() const;
+  // OpenMetrics text.
+  std::string MetricsText() const;
+
+ private:
+  class LocalStorage;
+  class FetchedStorage;
+  struct Shared;
+  using Count = std::function<void(const std::string& device_class, const device::Completion&)>;
+  using Learn = std::function<void(const device::Completion&, double waited_us)>;  // Null: nothing to be learned.
+  std::shared_ptr<Pending> RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, device::Request request,
+                                     const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done);
+  std::shared_ptr<device::Device> RemoteAt(const std::string& address);
+
+  const Options options_;
+  const std::shared_ptr<Shared> shared_;
+  std::atomic<std::uint64_t> next_{1};
+  std::shared_ptr<FetchedStorage> fetched_;
+  std::unique_ptr<device::Engine> engine_;  // Over the datasets here.
+  std::unique_ptr<device::Engine> home_;    // Over fetched data.
+  std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<device::Device>> remotes_;  // By address.
+};
+
+}  // namespace godwit::agent

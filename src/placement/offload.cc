@@ -1,0 +1,75 @@
+#include "placement/offload.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace godwit::placement {
+namespace {
+
+constexpr double kPriorNsPerByte = 2;   // 500 MB/s on a core of the host profile: what text takes.
+constexpr double kPriorSelectivity = 0.1;
+constexpr double kWeight = 0.25;        // Of what was measured last.
+constexpr std::size_t kErrorsKept = 64;
+constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is latency.
+
+double Blend(double before, double now) { return before + kWeight * (now - before); }
+
+}  // namespace
+
+std::optional<double> OffloadKnowledge::median_error() const {
+  if (errors.empty()) return std::nullopt;
+  std::vector<double> sorted = errors;
+  std::sort(sorted.begin(), sorted.end());
+  return sorted[sorted.size() / 2];
+}
+
+double OffloadChooser::selectivity(const std::string& function) const {
+  const auto found = selectivity_.find(function);
+  return found != selectivity_.end() ? found->second : kPriorSelectivity;
+}
+
+// Not measured there: as elsewhere, by the speeds; not measured anywhere: the prior.
+double OffloadChooser::NsPerByte(const std::string& function, const OffloadSite& site) const {
+  const auto found = known_.find({function, site.device});
+  if (found != known_.end() && found->second.ns_per_byte > 0) return found->second.ns_per_byte;
+  return kPriorNsPerByte / site.speed;
+}
+
+OffloadCost OffloadChooser::Predict(const std::string& function, const OffloadSite& site, const OffloadLink& link, std::uint64_t bytes) const {
+  const double read = static_cast<double>(bytes), moved = site.holds_data ? read * selectivity(function) : read;
+  OffloadCost cost;
+  cost.compute_us = read * NsPerByte(function, site) / 1e3;
+  cost.movement_us = link.latency_us + moved / link.bytes_per_second * 1e6;
+  cost.queue_us = site.queue_us;
+  return cost;
+}
+
+OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes) {
+  OffloadChoice choice;
+  for (const OffloadSite& site : sites) choice.costs.push_back(Predict(function, site, link, bytes));
+  const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
+  choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
+  if (sites.size() > 1 && ++choices_[function] % kExploreEvery == 0) {
+    choice.site = (choice.site + 1) % sites.size();
+    choice.explored = true;
+  }
+  return choice;
+}
+
+void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us) {
+  OffloadKnowledge& known = known_[{function, device}];
+  known.queue_us = known.pieces == 0 ? measured.queue_us : Blend(known.queue_us, measured.queue_us);
+  ++known.pieces;
+  if (predicted_us && measured.total_us > 0) {
+    known.errors.push_back(std::abs(*predicted_us - measured.total_us) / measured.total_us);
+    if (known.errors.size() > kErrorsKept) known.errors.erase(known.errors.begin());
+  }
+  if (measured.read_bytes < kBytesToLearnMin) return;
+  const double read = static_cast<double>(measured.read_bytes), ns_per_byte = measured.busy_us * 1e3 / read;
+  known.ns_per_byte = known.ns_per_byte == 0 ? ns_per_byte : Blend(known.ns_per_byte, ns_per_byte);
+  const double selectivity = static_cast<double>(measured.output_bytes) / read;
+  const auto [found, first] = selectivity_.emplace(function, selectivity);
+  if (!first) found->second = Blend(found->second, selectivity);
+}
+
+}  // namespace godwit::placement

@@ -1,0 +1,81 @@
+// Where a function runs over a dataset: on the device that holds the data, or at the caller, to which the data then moves.
+//
+// Cost of a byte of data at a site = compute + what moves because of it; a request's also has the site's queue and the link's
+// latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). One
+// piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
+// lambda-IO (5 of every 200 requests run on both sides).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace godwit::placement {
+
+inline constexpr int kExploreEvery = 40;
+
+// A place where the work could be done.
+struct OffloadSite {
+  std::string device;
+  bool holds_data = false;
+  double speed = 1;           // Of its cores, until it was measured for the function.
+  double queue_us = 0;        // Before the work begins, as last seen there.
+};
+
+// Between the sites; until it was measured, 1 Gbit/s: data that need not move stays where it is.
+struct OffloadLink {
+  double bytes_per_second = 125e6;
+  double latency_us = 100;
+};
+
+struct OffloadCost {
+  double movement_us = 0, queue_us = 0, compute_us = 0;
+  double total_us() const { return movement_us + queue_us + compute_us; }
+};
+
+struct OffloadChoice {
+  std::size_t site = 0;
+  bool explored = false;           // It is not the cheapest, by intent.
+  std::vector<OffloadCost> costs;  // Predicted, one for each site.
+};
+
+// What one piece of work was.
+struct OffloadMeasurement {
+  std::uint64_t read_bytes = 0, output_bytes = 0;
+  double busy_us = 0, queue_us = 0, total_us = 0;
+};
+
+// What is known of one function at one device.
+struct OffloadKnowledge {
+  double ns_per_byte = 0;
+  double queue_us = 0;
+  std::uint64_t pieces = 0;
+  std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.
+  std::optional<double> median_error() const;
+};
+
+// Guarded by its user.
+class OffloadChooser {
+ public:
+  // `sites` is not empty; `bytes`: of data that is left to be read.
+  OffloadChoice Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes);
+  // `predicted`: for the bytes that were read (Predict again with them), or nullopt.
+  void Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us);
+  OffloadCost Predict(const std::string& function, const OffloadSite& site, const OffloadLink& link, std::uint64_t bytes) const;
+
+  double selectivity(const std::string& function) const;  // Output bytes per byte read.
+  const std::map<std::pair<std::string, std::string>, OffloadKnowledge>& known() const { return known_; }
+
+ private:
+  double NsPerByte(const std::string& function, const OffloadSite& site) const;
+
+  std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
+  std::map<std::string, double> selectivity_;
+  std::map<std::string, std::uint64_t> choices_;
+};
+
+}  // namespace godwit::placement

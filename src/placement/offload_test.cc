@@ -1,0 +1,97 @@
+#include "placement/offload.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+namespace godwit::placement {
+namespace {
+
+// A world with known costs.
+struct World {
+  double ns_per_byte[2] = {8, 2};  // The drive is slower than the host.
+  double selectivity = 0.001;
+  OffloadLink link{125e6, 200};    // 1 Gbit/s
+  double Cost(std::size_t site, std::uint64_t bytes) const {
+    const double read = static_cast<double>(bytes);
+    return read * ns_per_byte[site] / 1e3 + link.latency_us + (site == 0 ? read * selectivity : read) / link.bytes_per_second * 1e6;
+  }
+};
+
+const std::vector<OffloadSite> kSites = {{"csd0", true, 0.25, 0}, {"host0", false, 1, 0}};
+constexpr std::uint64_t kPiece = 10'000'000;
+
+OffloadMeasurement Measure(const World& world, std::size_t site, std::mt19937& random) {
+  const double noise = 0.95 + 0.1 * static_cast<double>(random() % 1000) / 1000;
+  return {kPiece, static_cast<std::uint64_t>(world.selectivity * kPiece), kPiece * world.ns_per_byte[site] / 1e3 * noise, 0, world.Cost(site, kPiece) * noise};
+}
+
+// Cost beyond the cheaper site's, over all pieces.
+double Regret(OffloadChooser& chooser, const World& world, int pieces, std::mt19937& random) {
+  double cost = 0, best = 0;
+  for (int i = 0; i < pieces; ++i) {
+    const auto choice = chooser.Choose("scan", kSites, world.link, kPiece);
+    const auto measured = Measure(world, choice.site, random);
+    chooser.Learn("scan", kSites[choice.site].device, measured, choice.costs[choice.site].total_us());
+    cost += world.Cost(choice.site, kPiece);
+    best += std::min(world.Cost(0, kPiece), world.Cost(1, kPiece));
+  }
+  return cost / best - 1;
+}
+
+TEST(OffloadChooserTest, GoesNearTheDataWhereTheLinkIsSlowAndHomeWhereAllOfItComesBack) {
+  std::mt19937 random(1);
+  World world;  // Moving costs 8 ns a byte and computing at the host 2: near for 8.
+  OffloadChooser near;
+  EXPECT_EQ(near.Choose("scan", kSites, world.link, kPiece).site, 0u) << "by the profiles alone";
+  EXPECT_LT(Regret(near, world, 400, random), 0.05);
+  world.selectivity = 1;  // All comes back: the drive's slowness buys nothing.
+  OffloadChooser home;
+  Regret(home, world, 400, random);
+  int away = 0;
+  for (int i = 0; i < kExploreEvery; ++i) away += home.Choose("scan", kSites, world.link, kPiece).site == 0;
+  EXPECT_EQ(away, 1) << "once, to see whether that has changed";
+  EXPECT_NEAR(home.selectivity("scan"), 1, 0.01);
+}
+
+TEST(OffloadChooserTest, FollowsAShiftOfLoadAndItsPredictionsGetGood) {
+  std::mt19937 random(2);
+  World world;
+  OffloadChooser chooser;
+  Regret(chooser, world, 400, random);
+  const auto& known = chooser.known();
+  EXPECT_LT(known.at({"scan", "csd0"}).median_error().value(), 0.1);
+  EXPECT_NEAR(known.at({"scan", "csd0"}).ns_per_byte, 8, 0.8);
+  world.ns_per_byte[0] = 80;  // Somebody else uses the drive.
+  EXPECT_LT(Regret(chooser, world, 400, random), 0.35) << "with the first pieces there, and one in forty";
+  EXPECT_EQ(chooser.Choose("scan", kSites, world.link, kPiece).site, 1u);
+  world.ns_per_byte[0] = 8;
+  Regret(chooser, world, 1200, random);
+  int near = 0;
+  for (int i = 0; i < kExploreEvery; ++i) near += chooser.Choose("scan", kSites, world.link, kPiece).site == 0;
+  EXPECT_EQ(near, kExploreEvery - 1) << "exploring has found that it is free again";
+}
+
+TEST(OffloadChooserTest, ALongQueueSendsWorkElsewhere) {
+  OffloadChooser chooser;
+  std::vector<OffloadSite> sites = kSites;
+  const OffloadLink link{125e6, 200};
+  EXPECT_EQ(chooser.Choose("scan", sites, link, kPiece).site, 0u);
+  sites[0].queue_us = 1e6;
+  const auto choice = chooser.Choose("scan", sites, link, kPiece);
+  EXPECT_EQ(choice.site, 1u);
+  EXPECT_DOUBLE_EQ(choice.costs[0].queue_us, 1e6);
+  EXPECT_EQ(chooser.Choose("scan", {sites[0]}, link, kPiece).site, 0u) << "the only one";
+}
+
+TEST(OffloadChooserTest, TinyPiecesTeachNothingButTheirError) {
+  OffloadChooser chooser;
+  chooser.Learn("scan", "csd0", {100, 100, 1000, 5, 2000}, 1000.0);
+  EXPECT_EQ(chooser.known().at({"scan", "csd0"}).ns_per_byte, 0);
+  EXPECT_DOUBLE_EQ(chooser.known().at({"scan", "csd0"}).median_error().value(), 0.5);
+  EXPECT_DOUBLE_EQ(chooser.known().at({"scan", "csd0"}).queue_us, 5);
+}
+
+}  // namespace
+}  // namespace godwit::placement

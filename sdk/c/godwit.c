@@ -30,6 +30,8 @@ IMPORT(dataset_read) int32_t host_dataset_read(handle, const char*, uint32_t, ui
 IMPORT(offload) int32_t host_offload(handle, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t, uint64_t, uint64_t);
 IMPORT(offload_read) int32_t host_offload_read(handle, int32_t, void*, uint32_t);
 IMPORT(offload_close) int32_t host_offload_close(handle, int32_t);
+IMPORT(emit) int32_t host_emit(const void*, uint32_t);
+IMPORT(function_arguments) int32_t host_function_arguments(char*, uint32_t);
 IMPORT(connect) int32_t host_connect(handle, const char*, uint32_t);
 IMPORT(connection_read) int32_t host_connection_read(handle, int32_t, void*, uint32_t);
 IMPORT(connection_write) int32_t host_connection_write(handle, int32_t, const void*, uint32_t);
@@ -210,6 +212,15 @@ int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, 
   return host_offload_read(of(request), stream, to, size);
 }
 void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
+
+// Where a function's lines are put.
+__attribute__((export_name("godwit_window"))) void* godwit_window(uint32_t bytes) {
+  static void* window;
+  if (window == NULL) window = malloc(bytes);
+  return window;
+}
+int godwit_emit(const void* from, size_t size) { return host_emit(from, size); }
+int godwit_function_arguments(char* to, size_t size) { return terminated(host_function_arguments(to, size), to, size); }
 
 godwit_connection godwit_connect(godwit_request* request, const char* host_and_port) {
   return host_connect(of(request), host_and_port, strlen(host_and_port));

@@ -95,6 +95,17 @@ godwit_stream godwit_offload(godwit_request* request, const char* dataset, const
 int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, size_t size);  // Of its output; 0 at the end.
 void godwit_stream_close(godwit_request* request, godwit_stream stream);
 
+// --- Your own function to be run over a dataset, with godwit_offload and its name: it gets the data's lines, whole ones, in order,
+// and is called with no bytes and `last` at the end. It runs on another device, in an instance of its own: it shares no memory with
+// your handler. A negative result gives up.
+//
+//   GODWIT_FUNCTION(long_lines)(const char* lines, uint32_t bytes, int32_t last) { ...; godwit_emit(line, length); return 0; }
+#define GODWIT_FUNCTION(name)                                                    \
+  __attribute__((export_name(#name))) int32_t name(const char*, uint32_t, int32_t); \
+  int32_t name
+int godwit_emit(const void* from, size_t size);            // Output, in pieces of at most 64 KiB.
+int godwit_function_arguments(char* to, size_t size);      // As godwit_offload got them; terminated; the whole length.
+
 // --- Hosts outside the cluster, where the manifest's [outbound] hosts grants them.
 // HTTP: godwit_call with "http://host:port" as the service. TCP: a connection to "host:port", which stays open when the service
 // moves and between requests, until it is closed or is unused for five minutes. Negative: refused, not reached, or not granted.

@@ -22,6 +22,7 @@
 #include "agent/outbound.h"
 #include "agent/outcome.h"
 #include "agent/site.h"
+#include "agent/user_function.h"
 #include "transport/channel_pool.h"
 
 namespace godwit::agent {
@@ -153,6 +154,12 @@ Status DeviceAgent::Start() {
                          std::function<void(Result<Bytes>)> done) { environment_->DataRead(asker, dataset, offset, length, std::move(done)); };
   offloads.connect = [this](const std::string& address, std::function<void(Result<std::shared_ptr<Channel>>)> then) {
     environment_->AskAddress(address, std::move(then));
+  };
+  offloads.programs = std::make_shared<UserPrograms>([this](const std::string& service) { return site_->service(model::ServiceName(service)); },
+                                                     *packages_, environment_);
+  offloads.package_of = [this](const std::string& service) {
+    const auto record = site_->service(model::ServiceName(service));
+    return record ? record->package : std::string();
   };
   offloads.made = [this](const DatasetInfo& made) { RegisterDataset(made, nullptr); };
   offloads_ = std::make_unique<Offloads>(std::move(offloads), *datasets_);

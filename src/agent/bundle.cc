@@ -59,10 +59,10 @@ flatbuffers::Offset<fbs::Request> PutRequest(Builder& builder, const BundledRequ
   const auto answers_offset = builder.CreateVector(answers);
   std::vector<flatbuffers::Offset<fbs::Stream>> streams;
   for (const auto& [handle, stream] : exchange.streams) {
-    const auto dataset = builder.CreateString(stream.dataset.value);
+    const auto dataset = builder.CreateString(stream.dataset.value), export_name = builder.CreateString(stream.export_name);
     const auto arguments = PutBytes(builder, AsText(stream.arguments)), state = PutBytes(builder, AsText(stream.state)),
                output = PutBytes(builder, std::string_view(stream.output).substr(stream.read));
-    streams.push_back(fbs::CreateStream(builder, handle, dataset, stream.function, arguments, state, stream.offset, stream.bytes, output, stream.ended));
+    streams.push_back(fbs::CreateStream(builder, handle, dataset, stream.function, arguments, state, stream.offset, stream.bytes, output, stream.ended, export_name));
   }
   const auto streams_offset = builder.CreateVector(streams);
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(request.deadline - Clock::now()).count();
@@ -127,7 +127,7 @@ std::uint64_t BytesOf(const fbs::Request& in) {
   }
   for (unsigned i = 0; in.streams() != nullptr && i < in.streams()->size(); ++i) {
     const fbs::Stream& stream = *in.streams()->Get(i);
-    bytes += size(stream.dataset()) + size(stream.arguments()) + size(stream.state()) + size(stream.output());
+    bytes += size(stream.export_name()) + size(stream.dataset()) + size(stream.arguments()) + size(stream.state()) + size(stream.output());
   }
   return bytes;
 }
@@ -174,6 +174,7 @@ Result<BundledRequest> GetRequest(const fbs::Request& in, std::size_t instances)
     const std::string arguments = Raw(from.arguments()), state = Raw(from.state());
     stream.dataset = model::DatasetName(from.dataset()->str());
     stream.function = from.function();
+    stream.export_name = Text(from.export_name());
     stream.arguments.assign(arguments.begin(), arguments.end());
     stream.state.assign(state.begin(), state.end());
     stream.offset = from.offset();

@@ -206,7 +206,7 @@ void DeviceEnvironment::ConnectionClose(const Asker& asker, const ConnectionName
   });
 }
 
-std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const model::DatasetName& dataset, device::Request request,
+std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
                                                     std::function<void(Result<device::Completion>)> done) {
   std::optional<Offloads::Holder> holder;
   if (!datasets_.Open(dataset).ok()) {
@@ -222,7 +222,7 @@ std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const mo
   }
   // What comes over the link is counted.
   const bool elsewhere = holder.has_value();
-  return offloads_->Run(asker, dataset, holder, std::move(request), [self = shared_from_this(), elsewhere, done = std::move(done)](Result<device::Completion> completion) {
+  return offloads_->Run(asker, dataset, holder, export_name, std::move(request), [self = shared_from_this(), elsewhere, done = std::move(done)](Result<device::Completion> completion) {
     if (elsewhere && completion.ok()) self->remote_bytes_ += completion->data.size() + completion->state.size();
     done(std::move(completion));
   });

@@ -45,7 +45,7 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   void ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
                        std::function<void(Result<std::uint64_t>)> done) override;
   void ConnectionClose(const Asker& asker, const ConnectionName& connection) override;
-  std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, device::Request request,
+  std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
                                    std::function<void(Result<device::Completion>)> done) override;
 
   // --- For the agent

@@ -86,10 +86,11 @@ class Environment {
   virtual void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset,
                         std::uint32_t length, std::function<void(Result<Bytes>)> done) = 0;
 
-  // Runs `request`, an Execute, over the dataset: where it lies, or here. The caller has checked that it may be read. `done`
+  // Runs `request`, an Execute, over the dataset: where it lies, or here. Its function is a built-in one, or where `export_name`
+  // is not empty that of the asker's service. The caller has checked that the dataset may be read. `done`
   // gets what the device said. Cancelling ends the work soon; `done` is called all the same.
-  virtual std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, device::Request request,
-                                           std::function<void(Result<device::Completion>)> done) = 0;
+  virtual std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name,
+                                           device::Request request, std::function<void(Result<device::Completion>)> done) = 0;
 
   // --- Connections out of the cluster; the caller has checked that the service may reach `address` ("host:port").
   // Cancelling closes what is made. kUnavailable, kDeadlineExceeded, kResourceExhausted: the instance has too many.

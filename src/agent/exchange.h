@@ -32,7 +32,8 @@ struct Waiting {
 // A function that runs over a dataset, and its output as far as the guest has not read it.
 struct OffloadStream {
   model::DatasetName dataset;
-  std::uint32_t function = 0;
+  std::uint32_t function = 0;  // Of a built-in one; 0: the service's own, by its export's name.
+  std::string export_name;
   Bytes arguments, state;
   std::uint64_t offset = 0, bytes = 0;
   std::string output;

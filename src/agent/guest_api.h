@@ -18,6 +18,7 @@ inline constexpr std::string_view kGuestModule = "godwit";
 inline constexpr std::size_t kCallsOpenMax = 16;         // Answers that one request holds without closing them.
 inline constexpr std::size_t kCallBodyBytesMax = 16 << 20;
 inline constexpr std::size_t kResponseHeadersMax = 64;
+inline constexpr std::size_t kEmitBytesMax = 64 << 10;  // Of one call.
 inline constexpr std::size_t kStreamsOpenMax = 16;      // Of one request.
 inline constexpr std::size_t kConnectionsOpenMax = 64;   // Of one instance.
 inline constexpr std::chrono::seconds kConnectTimeout{10};
@@ -37,10 +38,17 @@ class GuestRequests {
   virtual Environment& environment() = 0;
 };
 
+// Of a function that runs over a dataset instead of serving requests (agent/user_function.h).
+struct FunctionIo {
+  Bytes arguments;
+  Bytes output;  // Emitted and not yet taken.
+};
+
 class GuestApi final : public runtime::HostModule {
  public:
-  // `requests` outlives the instance.
-  explicit GuestApi(GuestRequests* requests) : requests_(requests) {}
+  // `requests`, and `function` where there is one, outlive the instance.
+  explicit GuestApi(GuestRequests* requests, FunctionIo* function = nullptr) : requests_(requests), function_(function) {}
+  FunctionIo* function() { return function_; }
   std::string_view name() const override { return kGuestModule; }
   std::optional<runtime::HostFunction> Find(std::string_view function) const override;
   Result<Bytes> Save() const override;
@@ -58,6 +66,7 @@ class GuestApi final : public runtime::HostModule {
 
  private:
   GuestRequests* requests_;
+  FunctionIo* function_;
 };
 
 }  // namespace godwit::agent

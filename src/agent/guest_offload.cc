@@ -1,6 +1,7 @@
 // Functions that run over a dataset, where it lies: the guest has the stream of their output.
 #include "agent/guest_call.h"
 #include "device/built_in.h"
+#include "device/engine.h"
 
 namespace godwit::agent {
 namespace {
@@ -28,7 +29,8 @@ std::int32_t Offload(Context* context, std::uint8_t*, std::uint32_t handle, std:
     return Negative(allowed.error().code);
   }
   stream.function = NumberOf(function_text);
-  if (stream.function == 0) return Negative(ErrorCode::kUnsupported);
+  if (stream.function == 0) stream.export_name = function_text;
+  if (function_text.empty() || function_text.size() > device::kNameBytesMax) return Negative(ErrorCode::kInvalidArgument);
   if (arguments_text.size() > device::kDataBytesMax / 2) return Negative(ErrorCode::kResourceExhausted);
   stream.arguments.assign(arguments_text.begin(), arguments_text.end());
   stream.offset = offset;
@@ -62,6 +64,7 @@ std::optional<std::int32_t> TakeOutput(Caller& caller, std::uint32_t handle, std
 // Begins the next piece of the work; null with `error` set.
 Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, std::int32_t* error) {
   model::DatasetName dataset;
+  std::string export_name;
   device::Request request;
   request.opcode = device::Opcode::kExecute;
   {
@@ -74,13 +77,14 @@ Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, st
     const OffloadStream& stream = exchange->streams[number];
     dataset = stream.dataset;
     request.function = stream.function;
+    export_name = stream.export_name;
     request.data = stream.arguments;
     request.state = stream.state;
     request.offset = stream.offset;
     request.bytes = stream.bytes;
   }
   return BeginQuestion(caller, handle, Status(), &Exchange::executing, error, [&](const auto& answer) {
-    auto pending = caller.requests.environment().Offload(caller.requests.asker(), dataset, std::move(request), Answering(answer));
+    auto pending = caller.requests.environment().Offload(caller.requests.asker(), dataset, export_name, std::move(request), Answering(answer));
     const std::lock_guard lock(answer->mutex);
     answer->pending = std::move(pending);
   });
@@ -150,6 +154,26 @@ std::int32_t OffloadClose(Context* context, std::uint8_t*, std::uint32_t handle,
   return exchange != nullptr && exchange->streams.erase(number) != 0 ? 0 : Negative(ErrorCode::kNotFound);
 }
 
+// --- Inside a function that runs over a dataset
+
+std::int32_t Emit(Context* context, std::uint8_t*, std::uint32_t from, std::uint32_t bytes) {
+  Caller caller(context);
+  const std::uint8_t* range = caller.Range(from, bytes);
+  FunctionIo* function = caller.api.function();
+  if (function == nullptr) return Negative(ErrorCode::kFailedPrecondition);
+  if (bytes > kEmitBytesMax) return Negative(ErrorCode::kInvalidArgument);
+  function->output.insert(function->output.end(), range, range + bytes);
+  // Enough for one answer: it goes on where it is once that was taken.
+  if (function->output.size() >= device::kOutputBytes) caller.instance.RequestStop();
+  return static_cast<std::int32_t>(bytes);
+}
+
+std::int32_t FunctionArguments(Context* context, std::uint8_t*, std::uint32_t to, std::uint32_t capacity) {
+  Caller caller(context);
+  FunctionIo* function = caller.api.function();
+  return function != nullptr ? caller.Copy(AsText(function->arguments), to, capacity) : Negative(ErrorCode::kFailedPrecondition);
+}
+
 }  // namespace
 
 std::span<const Entry> OffloadFunctions() {
@@ -157,6 +181,8 @@ std::span<const Entry> OffloadFunctions() {
       Function("offload", Offload, "iiiiiiiII:i"),
       Function("offload_read", OffloadRead, "iiii:i"),
       Function("offload_close", OffloadClose, "ii:i"),
+      Function("emit", Emit, "ii:i"),
+      Function("function_arguments", FunctionArguments, "ii:i"),
   };
   return kEntries;
 }

@@ -9,7 +9,10 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include <fmt/format.h>
+
 #include "agent/guest_api.h"
+#include "agent/user_function.h"
 #include "device/conformance.h"
 
 namespace godwit::agent {
@@ -59,7 +62,7 @@ class FakeEnvironment final : public Environment {
     const std::string part = offset < data.size() ? data.substr(offset, length) : "";
     done(Bytes(part.begin(), part.end()));
   }
-  std::shared_ptr<Pending> Offload(const Asker&, const model::DatasetName& dataset, device::Request request,
+  std::shared_ptr<Pending> Offload(const Asker&, const model::DatasetName& dataset, const std::string&, device::Request request,
                                    std::function<void(Result<device::Completion>)> done) override {
     request.name = dataset.value;
     done(engine.Call(std::move(request)));
@@ -409,6 +412,84 @@ TEST_F(InstanceHostTest, AnOffloadedScanGoesOnElsewhereWithoutALineLostOrDoubled
     (*moved)->ResponseAck(open.id, acknowledged);
   }
   EXPECT_TRUE(before + again->body == lines) << before.size() << " and " << again->body.size() << " of " << lines.size();
+}
+
+class UserFunctionTest : public InstanceHostTest {
+ protected:
+  std::shared_ptr<const device::Function> Function(const std::string& name) {
+    const auto module = Module("report");
+    if (!module) return nullptr;
+    model::Manifest manifest;
+    manifest.name = model::ServiceName("report");
+    auto function = MakeUserFunction(module, name, manifest, environment);
+    EXPECT_TRUE(function.ok()) << function.error().message;
+    return function.ok() ? *function : nullptr;
+  }
+  // All output, in pieces that end when `pace` says so; each goes on in another instance.
+  static std::string Output(const device::Function& function, const std::string& text, const std::string& arguments, const device::Pace& pace,
+                            int* pieces = nullptr) {
+    const device::TextObject source(text);
+    Bytes state;
+    std::string output;
+    for (;;) {
+      auto work = function.Begin(AsBytes(arguments), state, {0, text.size()});
+      if (!work.ok()) return "error: " + work.error().message;
+      Bytes bytes;
+      const auto finished = (*work)->Run(source, pace, &bytes);
+      if (!finished.ok()) return "error: " + finished.error().message;
+      output += AsText(bytes);
+      if (pieces != nullptr) ++*pieces;
+      if (*finished) return output;
+      auto saved = (*work)->Save();
+      if (!saved.ok()) return "error: " + saved.error().message;
+      state = std::move(saved).value();
+    }
+  }
+};
+
+struct Unhurried final : device::Pace {
+  bool Over(std::size_t) const override { return false; }
+};
+// Over after each small step, and in the middle of the guest's code ever so often.
+struct Hurried final : device::Pace {
+  bool Over(std::size_t) const override { return true; }
+};
+
+TEST_F(UserFunctionTest, RunsOverAllLinesAndGoesOnInTheMiddleOfItsCode) {
+  const auto longest = Function("longest_lines"), copy = Function("copy_lines");
+  if (!longest) GTEST_SKIP() << "no compiler in this build";
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += std::string(1, static_cast<char>('a' + i % 5)) + std::string(static_cast<std::size_t>(i % 97), 'x') + "\n";
+  std::string wanted;
+  for (char c = 'a'; c < 'f'; ++c) wanted += fmt::format("{} 4000 {}\n", c, c + std::string(96, 'x'));
+  EXPECT_EQ(Output(*longest, text, "", Unhurried()), wanted);
+  int pieces = 0;
+  EXPECT_EQ(Output(*longest, text, "", Hurried(), &pieces), wanted);
+  EXPECT_GE(pieces, 15);
+  pieces = 0;
+  // So much work at each line that it is stopped inside of a window's call.
+  const std::string hurried = Output(*copy, text, "20000", Hurried(), &pieces);
+  EXPECT_EQ(hurried.substr(0, text.size()), text);
+  EXPECT_TRUE(hurried == Output(*copy, text, "20000", Unhurried())) << hurried.substr(text.size());
+  EXPECT_GE(pieces, 40);
+}
+
+TEST_F(UserFunctionTest, WhatGoesWrongIsNamed) {
+  const auto copy = Function("copy_lines");
+  if (!copy) GTEST_SKIP() << "no compiler in this build";
+  model::Manifest manifest;
+  manifest.name = model::ServiceName("report");
+  EXPECT_EQ(MakeUserFunction(Module("report"), "absent", manifest, environment).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(MakeUserFunction(Module("report"), "memory", manifest, environment).error().code, ErrorCode::kNotFound) << "no function";
+  for (const std::string_view state : {"x", "{}\nxxx", R"({"call": 9})", R"({"call": 3, "inside": true, "window": 0, "lines": 0, "begun": true})"}) {
+    auto work = copy->Begin({}, AsBytes(state), {0, 10});
+    if (!work.ok()) {
+      EXPECT_EQ(work.error().code, ErrorCode::kCorrupt) << state;
+      continue;
+    }
+    Bytes output;
+    EXPECT_FALSE((*work)->Run(device::TextObject("0123456789"), Unhurried(), &output).ok()) << state;
+  }
 }
 
 TEST(GuestApiState, DamageIsNamed) {

@@ -202,9 +202,9 @@ std::shared_ptr<device::Device> Unowned(device::Device* device) { return std::sh
 
 Offloads::Offloads(Options options, Datasets& datasets) : options_(std::move(options)), shared_(std::make_shared<Shared>()) {
   fetched_ = std::make_shared<FetchedStorage>(options_, shared_);
-  engine_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, std::make_shared<LocalStorage>(options_, datasets), nullptr,
-                                                                     device::BuiltInFunctions()});
-  home_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, fetched_, nullptr, device::BuiltInFunctions()});
+  engine_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, std::make_shared<LocalStorage>(options_, datasets),
+                                                                     options_.programs, device::BuiltInFunctions()});
+  home_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, fetched_, options_.programs, device::BuiltInFunctions()});
 }
 
 Offloads::~Offloads() { shared_->ending = true; }
@@ -218,22 +218,67 @@ std::shared_ptr<device::Device> Offloads::RemoteAt(const std::string& address) {
   return remote;
 }
 
+void Offloads::Submit(const std::shared_ptr<device::Device>& device, const std::string& device_key, const std::string& export_name,
+                      device::Request request, device::Device::Done done) {
+  if (export_name.empty()) return device->Submit(std::move(request), std::move(done));
+  const std::string package = options_.package_of(request.tenant), key = device_key + " " + package + " " + export_name;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = loaded_.find(key);
+    request.function = found != loaded_.end() ? found->second : 0;
+  }
+  if (request.function != 0) {
+    return device->Submit(request, [this, device, device_key, export_name, key, request, done = std::move(done)](device::Completion completion) {
+      const bool gone = !completion.status.ok() && completion.status.error().code == ErrorCode::kNotFound;
+      {
+        const std::lock_guard lock(mutex_);
+        const auto found = loaded_.find(key);
+        if (!gone || found == loaded_.end() || found->second != request.function) return done(std::move(completion));
+        loaded_.erase(found);  // The device was started anew, or the dataset is not there, which the next try says again.
+      }
+      Submit(device, device_key, export_name, request, done);
+    });
+  }
+  device::Request load;
+  load.id = next_++;
+  load.opcode = device::Opcode::kLoad;
+  load.tenant = request.tenant;
+  load.name = export_name;
+  load.data.assign(package.begin(), package.end());
+  device->Submit(std::move(load), [this, device, key, request = std::move(request), done = std::move(done)](device::Completion loaded) mutable {
+    if (!loaded.status.ok()) return done(std::move(loaded));
+    device::Request activate;
+    activate.id = next_++;
+    activate.opcode = device::Opcode::kActivate;
+    activate.tenant = request.tenant;
+    activate.function = request.function = static_cast<std::uint32_t>(loaded.value);
+    device->Submit(std::move(activate), [this, device, key, request = std::move(request), done = std::move(done)](device::Completion active) mutable {
+      if (!active.status.ok()) return done(std::move(active));
+      {
+        const std::lock_guard lock(mutex_);
+        loaded_[key] = request.function;
+      }
+      device->Submit(std::move(request), std::move(done));
+    });
+  });
+}
+
 std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
-                                       device::Request request, std::function<void(Result<device::Completion>)> done) {
+                                       const std::string& export_name, device::Request request, std::function<void(Result<device::Completion>)> done) {
   request.opcode = device::Opcode::kExecute;
   request.tenant = asker.service.value;
   request.name = dataset.value;
   request.id = next_++;
   request.slice = kOffloadSlice;
   const std::uint64_t id = request.id;
-  const std::string tenant = request.tenant, function = NameOf(request.function);
+  const std::string tenant = request.tenant, function = export_name.empty() ? NameOf(request.function) : tenant + "/" + export_name;
   const auto count = [shared = shared_](const std::string& device_class, const device::Completion& completion) {
     const std::lock_guard lock(shared->mutex);
     ++shared->counts[{device_class, completion.pushed_back ? "pushed_back" : completion.status.ok() ? "ok" : "failed"}];
   };
   if (!holder) {
     auto device = Unowned(engine_.get());
-    device->Submit(std::move(request), [count, own = options_.info.device_class, done = std::move(done)](device::Completion completion) {
+    Submit(device, "engine", export_name, std::move(request), [count, own = options_.info.device_class, done = std::move(done)](device::Completion completion) {
       count(own, completion);
       done(std::move(completion));
     });
@@ -267,19 +312,19 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
   };
   if (near) {
     auto device = RemoteAt(holder->address);
-    device->Submit(request, [this, asker, dataset, holder = *holder, request, count, learn, done = std::move(done)](device::Completion completion) mutable {
+    Submit(device, holder->address, export_name, request, [this, asker, dataset, holder = *holder, export_name, request, count, learn, done = std::move(done)](device::Completion completion) mutable {
       count(holder.device.device_class, completion);
       learn(completion, 0);
-      if (completion.pushed_back) return static_cast<void>(RunAtHome(asker, dataset, holder, std::move(request), count, nullptr, std::move(done)));
+      if (completion.pushed_back) return static_cast<void>(RunAtHome(asker, dataset, holder, export_name, std::move(request), count, nullptr, std::move(done)));
       done(std::move(completion));
     });
     return std::make_shared<PendingRequest>(std::move(device), tenant, id);
   }
-  return RunAtHome(asker, dataset, *holder, std::move(request), count, learn, std::move(done));
+  return RunAtHome(asker, dataset, *holder, export_name, std::move(request), count, learn, std::move(done));
 }
 
-std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, device::Request request,
-                                             const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done) {
+std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, const std::string& export_name,
+                                             device::Request request, const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done) {
   const auto ticket = std::make_shared<FetchedStorage::Ticket>();
   ticket->asker = asker;
   ticket->dataset = dataset;
@@ -289,7 +334,7 @@ std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::Da
   request.name = number;
   fetched_->Put(number, ticket);
   auto device = Unowned(home_.get());
-  device->Submit(std::move(request), [fetched = fetched_, number, ticket, count, learn, own = options_.info.device_class,
+  Submit(device, "home", export_name, std::move(request), [fetched = fetched_, number, ticket, count, learn, own = options_.info.device_class,
                                       done = std::move(done)](device::Completion completion) {
     fetched->Drop(number);
     count(own, completion);

@@ -34,6 +34,10 @@ class Offloads {
     std::function<void(const Asker&, const model::DatasetName&, std::uint64_t offset, std::uint32_t length, std::function<void(Result<Bytes>)>)> read;
     // A channel to the agent at that address.
     std::function<void(const std::string& address, std::function<void(Result<std::shared_ptr<transport::Channel>>)>)> connect;
+    // Services' own functions.
+    std::shared_ptr<device::Programs> programs;
+    // The digest of a service's package; empty: not known.
+    std::function<std::string(const std::string& service)> package_of;
     // A dataset was made here.
     std::function<void(const DatasetInfo&)> made;
   };
@@ -52,7 +56,7 @@ class Offloads {
   };
   // As Environment::Offload. nullopt: the dataset is here.
   std::shared_ptr<Pending> Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
-                               device::Request request, std::function<void(Result<device::Completion>)> done);
+                               const std::string& export_name, device::Request request, std::function<void(Result<device::Completion>)> done);
 
   // What was learned, and how good the predictions are: JSON.
   std::string Describe() const;
@@ -65,8 +69,11 @@ class Offloads {
   struct Shared;
   using Count = std::function<void(const std::string& device_class, const device::Completion&)>;
   using Learn = std::function<void(const device::Completion&, double waited_us)>;  // Null: nothing to be learned.
-  std::shared_ptr<Pending> RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, device::Request request,
-                                     const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done);
+  std::shared_ptr<Pending> RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, const std::string& export_name,
+                                     device::Request request, const Count& count, const Learn& learn, std::function<void(Result<device::Completion>)> done);
+  // Submits `request`, whose function is `export_name`'s if that is not empty: it is loaded first where it is not there (any more).
+  void Submit(const std::shared_ptr<device::Device>& device, const std::string& device_key, const std::string& export_name,
+              device::Request request, device::Device::Done done);
   std::shared_ptr<device::Device> RemoteAt(const std::string& address);
 
   const Options options_;
@@ -77,6 +84,7 @@ class Offloads {
   std::unique_ptr<device::Engine> home_;    // Over fetched data.
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<device::Device>> remotes_;  // By address.
+  std::map<std::string, std::uint32_t> loaded_;  // Numbers of services' functions, by device, package and export.
 };
 
 }  // namespace godwit::agent

@@ -217,6 +217,7 @@ TEST_P(ConformanceTest, ObjectsComeAndGoWithoutPassingTheHost) {
 
 TEST_P(ConformanceTest, AProgramIsLoadedActivatedRunDeactivatedAndUnloaded) {
   const std::uint32_t counter = LoadCounter(false);
+  EXPECT_EQ(LoadCounter(false), counter) << "it is there already";
   Request run = Make(Opcode::kExecute);
   run.function = counter;
   run.data = {'1', '0'};

@@ -87,7 +87,7 @@ Engine::Engine(Options options)
     : options_(std::move(options)), memory_(options_.profile.memory, options_.profile.tenant_memory) {
   cores_ = options_.profile.cores;
   queue_max_ = options_.profile.queue_max;
-  for (const auto& function : options_.built_in) functions_[next_function_++] = {function, "", true, true};
+  for (const auto& function : options_.built_in) functions_[next_function_++] = {function, "", {}, true, true};
   for (std::uint32_t i = 0; i < options_.profile.cores; ++i) threads_.emplace_back([this] { CoreMain(); });
 }
 
@@ -111,7 +111,8 @@ void Engine::Submit(Request request, Done done) {
   Completion refused;
   refused.id = in.id;
   refused.status = CheckLimits(in);
-  const bool runs = in.opcode == Opcode::kExecute || in.opcode == Opcode::kBatch;
+  // What takes time: a program may have to be fetched.
+  const bool runs = in.opcode == Opcode::kExecute || in.opcode == Opcode::kBatch || in.opcode == Opcode::kLoad;
   {
     const std::lock_guard lock(mutex_);
     ++requests_;
@@ -137,7 +138,7 @@ void Engine::Submit(Request request, Done done) {
   if (!runs) return Finish(job, Fast(in));
   if (in.opcode == Opcode::kBatch) return RunBatch(job);
   bool brief = false;
-  {
+  if (in.opcode == Opcode::kExecute) {
     const std::lock_guard lock(mutex_);
     const auto found = functions_.find(in.function);
     // Over function memory alone: storage may block.
@@ -220,6 +221,11 @@ Status Engine::Functions(const Request& request, Completion* completion) {
     if (options_.programs == nullptr) return Unsupported("this device loads no programs");
     {
       const std::lock_guard lock(mutex_);
+      for (const auto& [number, loaded] : functions_) {
+        if (loaded.built_in || loaded.tenant != request.tenant || loaded.function->name() != request.name || loaded.program != request.data) continue;
+        completion->value = number;  // It is here already.
+        return {};
+      }
       const auto own = std::count_if(functions_.begin(), functions_.end(),
                                      [&](const auto& entry) { return !entry.second.built_in && entry.second.tenant == request.tenant; });
       if (static_cast<std::size_t>(own) >= kLoadedPerTenantMax) {
@@ -229,7 +235,7 @@ Status Engine::Functions(const Request& request, Completion* completion) {
     GODWIT_ASSIGN(auto function, options_.programs->Load(request.tenant, request.name, request.data));
     const std::lock_guard lock(mutex_);
     completion->value = next_function_;
-    functions_[next_function_++] = {std::move(function), request.tenant};
+    functions_[next_function_++] = {std::move(function), request.tenant, request.data};
     return {};
   }
   const std::lock_guard lock(mutex_);

@@ -61,6 +61,7 @@ class Engine final : public Device {
   struct Loaded {
     std::shared_ptr<const Function> function;
     std::string tenant;  // Empty: built in, for everybody.
+    Bytes program;       // That it was loaded from.
     bool built_in = false, active = false;
     std::size_t running = 0;
     std::uint64_t executions = 0, busy_us = 0, least_us = ~0ull, most_us = 0;

@@ -183,7 +183,7 @@ class UserWork final : public device::Work {
       }
       std::uint8_t* window = runtime::GuestMemory(instance_->context()).Range(position_.window, run.size());
       if (window == nullptr) return FailedPrecondition("godwit_window gave a buffer that is not in memory");
-      std::memcpy(window, run.data(), run.size());
+      std::copy(run.begin(), run.end(), window);
       add(position_.window);
       add(static_cast<std::uint32_t>(run.size()));
       add(position_.call == Call::kLast);

@@ -96,7 +96,8 @@ class UserWork final : public device::Work {
   }
 
   Result<bool> Run(const device::Source& source, const Pace& pace, Bytes* output) override {
-    GODWIT_TRY(Enter());
+    if (!instance_) GODWIT_TRY(Enter());
+    instance_->WithdrawStop();
     const Watch watch(*instance_, pace);
     while (position_.call != Call::kDone) {
       if (!position_.inside) GODWIT_TRY(Begin(source));

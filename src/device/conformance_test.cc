@@ -293,6 +293,17 @@ TEST_P(ConformanceTest, SlicesDeadlinesAndEnergyBudgetsEndWork) {
   EXPECT_EQ(CodeOf(Do(run)), ErrorCode::kResourceExhausted);
 }
 
+TEST_P(ConformanceTest, WorkWithMoreStateThanTravelsGoesOnPastItsSlice) {
+  std::string lines;
+  for (int i = 0; i < 40'000; ++i) lines += fmt::format("{},{}\n", i % 10'000, i);
+  storage_->Put("table", lines);
+  Request scan = Execute(BuiltIn::kScan, R"J({"columns": ["group int", "value int"], "group": ["group"], "aggregates": ["count", "sum(value)"]})J", "table");
+  const std::string whole = Output(scan);
+  EXPECT_EQ(std::count(whole.begin(), whole.end(), '\n'), 10'000);
+  scan.slice = std::chrono::microseconds(1);
+  EXPECT_EQ(Output(scan), whole);
+}
+
 TEST_P(ConformanceTest, OutputThatIsTooMuchForOneAnswerComesInSeveral) {
   std::string lines;
   for (int i = 0; i < 40'000; ++i) lines += fmt::format("line number {}\n", i);

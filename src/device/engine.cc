@@ -74,9 +74,11 @@ class Engine::JobPace final : public Pace {
     if (output_bytes >= kOutputBytes || job_.ended()) return true;
     const auto& request = job_.request;
     const std::uint64_t busy = MicrosecondsSince(job_.begun);
-    return (request.slice.count() > 0 && busy >= static_cast<std::uint64_t>(request.slice.count())) || job_.late() ||
+    return (!past_slice && request.slice.count() > 0 && busy >= static_cast<std::uint64_t>(request.slice.count())) || job_.late() ||
            (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
   }
+
+  bool past_slice = false;  // It goes on all the same.
 
  private:
   const Job& job_;
@@ -458,8 +460,16 @@ Completion Engine::Execute(Job& job) {
     const std::uint64_t size = source->size();
     const Part part{std::min(request.offset, size), request.bytes == 0 ? size : std::min(size, request.offset + std::min(request.bytes, size))};
     GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
-    const JobPace pace(job, options_.profile);
-    GODWIT_ASSIGN(const bool finished, work->Run(*source, pace, &completion.data));
+    JobPace pace(job, options_.profile);
+    GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion.data));
+    Result<Bytes> state = finished ? Result<Bytes>(Bytes()) : work->Save();
+    // More state than travels: it goes on here past its slice.
+    while (!finished && !state.ok() && state.error().code == ErrorCode::kResourceExhausted && !pace.past_slice) {
+      pace.past_slice = true;
+      if (pace.Over(completion.data.size())) break;
+      GODWIT_ASSIGN(finished, work->Run(*source, pace, &completion.data));
+      state = finished ? Result<Bytes>(Bytes()) : work->Save();
+    }
     completion.read_bytes = work->read_bytes();
     completion.more = !finished;
     const std::size_t output = request.name.empty() ? 1 : 0;
@@ -477,7 +487,7 @@ Completion Engine::Execute(Job& job) {
     if (request.energy_uj > 0 && EnergyUj(options_.profile, MicrosecondsSince(job.begun)) > request.energy_uj) {
       return ResourceExhausted("its energy budget is used up, by the device's model");
     }
-    GODWIT_ASSIGN(completion.state, work->Save());
+    GODWIT_ASSIGN(completion.state, std::move(state));
     return {};
   };
   completion.status = run();

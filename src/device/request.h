@@ -46,7 +46,7 @@ enum class Opcode : std::uint8_t {
   // Runs `function` with the arguments `data` over object `name` from `offset`, `bytes` long (0: to its end), or else over
   // ranges[0]. Output comes in the completion's data, or goes to one more range (value: its bytes). It ends early, with `more`, when its output is full, its time slice
   // (`slice`) is over or it is aborted: put the completion's `state` into the next request, here or at another device
-  // that has the data, and it goes on where it was.
+  // that has the data, and it goes on where it was. Where the state is more than kDataBytesMax it runs past its slice.
   kExecute = 17,
   kBatch = 18,  // `steps`; a step runs when those of `after` have succeeded, and fails with kAborted if one of them has not.
   kAbort = 19,  // value: the number of a request of this tenant -> ended early, or never begun; kNotFound.

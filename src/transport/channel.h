@@ -27,7 +27,7 @@
 
 namespace godwit::transport {
 
-inline constexpr std::uint32_t kChannelVersion = 2;
+inline constexpr std::uint32_t kChannelVersion = 3;
 inline constexpr std::size_t kFrameBytesMax = 1 << 20;         // Of a frame: message and payload.
 inline constexpr std::size_t kMessageBytesMax = 512 << 10;     // Of the message alone.
 inline constexpr std::size_t kPayloadBytesMax = 512 << 10;     // Of the payload alone.

@@ -284,7 +284,7 @@ TEST(Handshake, RefusesEveryChangedByte) {
 
 // The worked example of docs/formats/channel.md.
 TEST(Handshake, BeginsAsDocumented) {
-  Bytes expected{'G', 'W', 'C', 'H', 1, 2, 0, 0, 0, 1};
+  Bytes expected{'G', 'W', 'C', 'H', 1, 3, 0, 0, 0, 1};
   expected.resize(expected.size() + 31);
   for (const std::uint8_t byte : {1, 0, 0, 0, 0, 0, 0, 0, 4}) expected.push_back(byte);
   for (const char c : {'n', 'e', 'a', 'r'}) expected.push_back(static_cast<std::uint8_t>(c));

@@ -161,6 +161,10 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   auto* device = add("device", "Small requests to a device of this machine, and the speed of its built-in functions", BenchDevice);
   device->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
   device->footer("Example:\n  godwit bench device --rounds 20 -o json");
+  auto* offload = add("offload", "A filter at the device that holds the data, at home, and where `auto` has it, for small to large results", BenchOffload);
+  offload->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
+  offload->add_option("--link", options->link_mbps, "Speed of the device's link, in Mbit/s (1000)")->delimiter(',');
+  offload->footer("Example (needs root):\n  godwit bench offload --rounds 20 -o json");
   auto* link = add("link", "What TLS between agents costs: throughput and latency of page streams beside plaintext", BenchLink);
   link->add_option("--rounds", options->rounds, "Rounds in which both take their turns (5)");
   link->footer("Example:\n  godwit bench link --rounds 20 -o json");

@@ -86,11 +86,11 @@ class LoopbackCluster final : public BenchCluster {
 // A cluster of `godwit up`.
 class LinkedCluster final : public BenchCluster {
  public:
-  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory) {
+  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores) {
     folder_ = folder;
     std::ofstream(folder / "cluster.toml") << fmt::format(
-        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = 64\nlink_mbps = {1}\n",
-        memory.value, mbps);
+        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = {2}\nlink_mbps = {1}\n",
+        memory.value, mbps, there_cores);
     emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", mbps)};
     GODWIT_TRY(Run({"up", "-f", (folder / "cluster.toml").string(), "--detach", "-q"}));
     up_ = true;
@@ -113,14 +113,14 @@ class LinkedCluster final : public BenchCluster {
 
 }  // namespace
 
-Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory) {
+Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores) {
   if (mbps == 0) {
     auto cluster = std::make_unique<LoopbackCluster>();
     GODWIT_TRY(cluster->Begin(folder, memory));
     return std::unique_ptr<BenchCluster>(std::move(cluster));
   }
   auto cluster = std::make_unique<LinkedCluster>();
-  GODWIT_TRY(cluster->Begin(folder, mbps, memory));
+  GODWIT_TRY(cluster->Begin(folder, mbps, memory, there_cores));
   return std::unique_ptr<BenchCluster>(std::move(cluster));
 }
 

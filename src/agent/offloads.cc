@@ -15,6 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint32_t kFetchBytes = 512 << 10;
+constexpr std::size_t kBlocksKept = 16;  // Fetched, for the next piece of the same work.
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
@@ -32,6 +33,9 @@ class DatasetSource final : public device::Source {
  private:
   const std::shared_ptr<const Dataset> dataset_;
 };
+
+// Tells arguments apart, no more.
+std::string HashOf(ByteView bytes) { return fmt::format("{:016x}", std::hash<std::string_view>()(AsText(bytes))); }
 
 std::string NameOf(std::uint32_t function) {
   static const auto kFunctions = device::BuiltInFunctions();
@@ -99,23 +103,43 @@ class Offloads::FetchedStorage final : public device::Storage {
     const std::lock_guard lock(mutex_);
     tickets_[number] = std::move(ticket);
   }
+  // The block that a source of the same work fetched last: {begin, bytes}, or an empty one.
+  std::pair<std::uint64_t, Bytes> TakeBlock(const std::string& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(key);
+    if (found == blocks_.end()) return {};
+    auto block = std::move(found->second);
+    blocks_.erase(found);
+    return block;
+  }
+  void KeepBlock(const std::string& key, std::uint64_t begin, Bytes bytes) {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.size() >= kBlocksKept) blocks_.erase(blocks_.begin());
+    blocks_[key] = {begin, std::move(bytes)};
+  }
   void Drop(const std::string& number) {
     const std::lock_guard lock(mutex_);
     tickets_.erase(number);
   }
   Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string& object) override {
-    const std::lock_guard lock(mutex_);
-    const auto found = tickets_.find(object);
-    if (found == tickets_.end()) return NotFound("no ticket " + object);
-    return std::shared_ptr<const device::Source>(std::make_shared<FetchedSource>(options_, shared_, found->second));
+    std::shared_ptr<Ticket> ticket;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = tickets_.find(object);
+      if (found == tickets_.end()) return NotFound("no ticket " + object);
+      ticket = found->second;
+    }
+    auto block = TakeBlock(KeyOf(*ticket));
+    return std::shared_ptr<const device::Source>(std::make_shared<FetchedSource>(*this, ticket, std::move(block)));
   }
   Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("results are stored where the data is"); }
 
  private:
   class FetchedSource final : public device::Source {
    public:
-    FetchedSource(const Options& options, std::shared_ptr<Shared> shared, std::shared_ptr<Ticket> ticket)
-        : options_(options), shared_(std::move(shared)), ticket_(std::move(ticket)) {}
+    FetchedSource(FetchedStorage& storage, std::shared_ptr<Ticket> ticket, std::pair<std::uint64_t, Bytes> block)
+        : storage_(storage), ticket_(std::move(ticket)), block_(std::move(block.second)), begin_(block.first) {}
+    ~FetchedSource() override { storage_.KeepBlock(KeyOf(*ticket_), begin_, std::move(block_)); }
     std::uint64_t size() const override { return ticket_->holder.bytes; }
     Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
       scratch.clear();
@@ -142,14 +166,14 @@ class Offloads::FetchedStorage final : public device::Storage {
       };
       const auto answer = std::make_shared<Answer>();
       const auto begin = Clock::now();
-      options_.read(ticket_->asker, ticket_->dataset, at, kFetchBytes, [answer](Result<Bytes> bytes) {
+      storage_.options_.read(ticket_->asker, ticket_->dataset, at, kFetchBytes, [answer](Result<Bytes> bytes) {
         const std::lock_guard lock(answer->mutex);
         answer->bytes.emplace(std::move(bytes));
         answer->changed.notify_all();
       });
       std::unique_lock lock(answer->mutex);
       while (!answer->changed.wait_for(lock, kEndingCheck, [&] { return answer->bytes.has_value(); })) {
-        if (shared_->ending.load()) return Unavailable("the agent is ending");
+        if (storage_.shared_->ending.load()) return Unavailable("the agent is ending");
       }
       if (!answer->bytes->ok()) return answer->bytes->error();
       block_ = std::move(**answer->bytes);
@@ -157,21 +181,25 @@ class Offloads::FetchedStorage final : public device::Storage {
       const double us = MicrosecondsSince(begin);
       ticket_->waited_us = ticket_->waited_us + us;
       ticket_->fetched_bytes += block_.size();
-      shared_->LearnLink(ticket_->holder.device.name, block_.size(), us);
+      storage_.shared_->LearnLink(ticket_->holder.device.name, block_.size(), us);
       return {};
     }
-    const Options& options_;
-    const std::shared_ptr<Shared> shared_;
+    FetchedStorage& storage_;  // Of the engine that runs this.
     const std::shared_ptr<Ticket> ticket_;
     mutable std::mutex mutex_;
     mutable Bytes block_;
     mutable std::uint64_t begin_ = 0;
   };
+  // What one service may read, of one version of the data.
+  static std::string KeyOf(const Ticket& ticket) {
+    return ticket.asker.service.value + " " + ticket.dataset.value + " " + ticket.holder.digest;
+  }
 
   const Options& options_;
   const std::shared_ptr<Shared> shared_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Ticket>> tickets_;
+  std::map<std::string, std::pair<std::uint64_t, Bytes>> blocks_;
 };
 
 namespace {
@@ -271,7 +299,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
   request.id = next_++;
   request.slice = kOffloadSlice;
   const std::uint64_t id = request.id;
-  const std::string tenant = request.tenant, function = export_name.empty() ? NameOf(request.function) : tenant + "/" + export_name;
+  const std::string tenant = request.tenant, function = (export_name.empty() ? NameOf(request.function) : tenant + "/" + export_name) + "#" + HashOf(request.data);
   const auto count = [shared = shared_](const std::string& device_class, const device::Completion& completion) {
     const std::lock_guard lock(shared->mutex);
     ++shared->counts[{device_class, completion.pushed_back ? "pushed_back" : completion.status.ok() ? "ok" : "failed"}];
@@ -293,7 +321,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
   {
     const std::lock_guard lock(shared_->mutex);
     for (auto& site : sites) {
-      const auto known = shared_->chooser.known().find({function, site.device});
+      const auto known = shared_->chooser.known().find({function.substr(0, function.find('#')), site.device});
       if (known != shared_->chooser.known().end()) site.queue_us = known->second.queue_us;
     }
     link = shared_->links[holder->device.name];
@@ -348,6 +376,7 @@ std::string Offloads::Describe() const {
   const std::lock_guard lock(shared_->mutex);
   nlohmann::json functions = nlohmann::json::array(), links = nlohmann::json::array();
   for (const auto& [key, known] : shared_->chooser.known()) {
+    if (key.first.find('#') != key.first.npos) continue;  // One of the arguments that it had.
     nlohmann::json entry = {{"function", key.first}, {"device", key.second}, {"pieces", known.pieces}, {"ns_per_byte", known.ns_per_byte},
                             {"queue_us", known.queue_us}, {"selectivity", shared_->chooser.selectivity(key.first)}};
     if (const auto error = known.median_error()) entry["median_prediction_error"] = *error;

@@ -53,6 +53,7 @@ class Offloads {
     DeviceInfo device;
     std::string address;
     std::uint64_t bytes = 0;  // Of the dataset.
+    std::string digest;
   };
   // As Environment::Offload. nullopt: the dataset is here.
   std::shared_ptr<Pending> Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,

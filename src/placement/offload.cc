@@ -8,11 +8,19 @@ namespace {
 
 constexpr double kPriorNsPerByte = 2;   // 500 MB/s on a core of the host profile: what text takes.
 constexpr double kPriorSelectivity = 0.1;
-constexpr double kWeight = 0.25;        // Of what was measured last.
+// Of what was measured last: little, since a device whose share of a processor is limited stalls now and then for much longer than
+// its work takes; more, where what is known is old.
+constexpr double kWeight = 0.05, kWeightMax = 0.5;
 constexpr std::size_t kErrorsKept = 64;
 constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is latency.
 
-double Blend(double before, double now) { return before + kWeight * (now - before); }
+std::string WithoutArguments(const std::string& function) { return function.substr(0, function.find('#')); }
+
+// count: measurements so far, the last of them `age` pieces ago.
+double Weight(std::uint64_t count, std::uint64_t age) {
+  return std::max(std::clamp(kWeight * static_cast<double>(age), kWeight, kWeightMax), 1.0 / static_cast<double>(count + 1));
+}
+double Blend(double before, double now, double weight) { return before + weight * (now - before); }
 
 }  // namespace
 
@@ -24,14 +32,19 @@ std::optional<double> OffloadKnowledge::median_error() const {
 }
 
 double OffloadChooser::selectivity(const std::string& function) const {
-  const auto found = selectivity_.find(function);
-  return found != selectivity_.end() ? found->second : kPriorSelectivity;
+  for (const std::string& key : {function, WithoutArguments(function)}) {
+    const auto found = selectivity_.find(key);
+    if (found != selectivity_.end()) return found->second;
+  }
+  return kPriorSelectivity;
 }
 
 // Not measured there: as elsewhere, by the speeds; not measured anywhere: the prior.
 double OffloadChooser::NsPerByte(const std::string& function, const OffloadSite& site) const {
-  const auto found = known_.find({function, site.device});
-  if (found != known_.end() && found->second.ns_per_byte > 0) return found->second.ns_per_byte;
+  for (const std::string& key : {function, WithoutArguments(function)}) {
+    const auto found = known_.find({key, site.device});
+    if (found != known_.end() && found->second.ns_per_byte > 0) return found->second.ns_per_byte;
+  }
   return kPriorNsPerByte / site.speed;
 }
 
@@ -49,7 +62,7 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   for (const OffloadSite& site : sites) choice.costs.push_back(Predict(function, site, link, bytes));
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
-  if (sites.size() > 1 && ++choices_[function] % kExploreEvery == 0) {
+  if (sites.size() > 1 && ++choices_[WithoutArguments(function)] % kExploreEvery == 0) {
     choice.site = (choice.site + 1) % sites.size();
     choice.explored = true;
   }
@@ -57,19 +70,33 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
 }
 
 void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us) {
+  ++pieces_;
+  LearnOne(function, device, measured, predicted_us);
+  if (const std::string whole = WithoutArguments(function); whole != function) LearnOne(whole, device, measured, predicted_us);
+  while (known_.size() > kKnownMax) {
+    const auto oldest = std::min_element(known_.begin(), known_.end(), [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+    selectivity_.erase(oldest->first.first);
+    known_.erase(oldest);
+  }
+}
+
+void OffloadChooser::LearnOne(const std::string& function, const std::string& device, const OffloadMeasurement& measured,
+                              std::optional<double> predicted_us) {
   OffloadKnowledge& known = known_[{function, device}];
-  known.queue_us = known.pieces == 0 ? measured.queue_us : Blend(known.queue_us, measured.queue_us);
+  const double weight = Weight(known.pieces, pieces_ - known.used);
+  known.queue_us = Blend(known.queue_us, measured.queue_us, weight);
   ++known.pieces;
+  known.used = pieces_;
   if (predicted_us && measured.total_us > 0) {
     known.errors.push_back(std::abs(*predicted_us - measured.total_us) / measured.total_us);
     if (known.errors.size() > kErrorsKept) known.errors.erase(known.errors.begin());
   }
   if (measured.read_bytes < kBytesToLearnMin) return;
   const double read = static_cast<double>(measured.read_bytes), ns_per_byte = measured.busy_us * 1e3 / read;
-  known.ns_per_byte = known.ns_per_byte == 0 ? ns_per_byte : Blend(known.ns_per_byte, ns_per_byte);
+  known.ns_per_byte = known.ns_per_byte == 0 ? ns_per_byte : Blend(known.ns_per_byte, ns_per_byte, weight);
   const double selectivity = static_cast<double>(measured.output_bytes) / read;
   const auto [found, first] = selectivity_.emplace(function, selectivity);
-  if (!first) found->second = Blend(found->second, selectivity);
+  if (!first) found->second = Blend(found->second, selectivity, weight);
 }
 
 }  // namespace godwit::placement

@@ -55,8 +55,13 @@ struct OffloadKnowledge {
   double queue_us = 0;
   std::uint64_t pieces = 0;
   std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.
+  std::uint64_t used = 0;      // When, in pieces of all.
   std::optional<double> median_error() const;
 };
+
+// What a function costs depends on its arguments: work is learned by "function#arguments" (any text after '#'), and by "function" for
+// arguments that are new. At most kKnownMax of them with a device each are remembered, the least recently used go first.
+inline constexpr std::size_t kKnownMax = 4096;
 
 // Guarded by its user.
 class OffloadChooser {
@@ -72,10 +77,12 @@ class OffloadChooser {
 
  private:
   double NsPerByte(const std::string& function, const OffloadSite& site) const;
+  void LearnOne(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us);
 
   std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
   std::map<std::string, double> selectivity_;
-  std::map<std::string, std::uint64_t> choices_;
+  std::map<std::string, std::uint64_t> choices_;  // By function, without arguments.
+  std::uint64_t pieces_ = 0;
 };
 
 }  // namespace godwit::placement

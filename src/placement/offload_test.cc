@@ -93,5 +93,28 @@ TEST(OffloadChooserTest, TinyPiecesTeachNothingButTheirError) {
   EXPECT_DOUBLE_EQ(chooser.known().at({"scan", "csd0"}).queue_us, 5);
 }
 
+TEST(OffloadChooserTest, EachArgumentsCostIsItsOwnAndNewOnesBeginWithTheFunctions) {
+  std::mt19937 random(3);
+  OffloadChooser chooser;
+  World few, all;
+  all.selectivity = 1;
+  const auto run = [&](const std::string& function, const World& world, int pieces) {
+    for (int i = 0; i < pieces; ++i) {
+      const auto choice = chooser.Choose(function, kSites, world.link, kPiece);
+      chooser.Learn(function, kSites[choice.site].device, Measure(world, choice.site, random), choice.costs[choice.site].total_us());
+    }
+  };
+  for (int turn = 0; turn < 20; ++turn) {
+    run("scan#few", few, 3);
+    run("scan#all", all, 3);
+  }
+  EXPECT_EQ(chooser.Choose("scan#few", kSites, few.link, kPiece).site, 0u);
+  EXPECT_EQ(chooser.Choose("scan#all", kSites, all.link, kPiece).site, 1u);
+  EXPECT_GT(chooser.selectivity("scan#new"), 0.01) << "that of the function as a whole";
+  for (std::size_t i = 0; i < kKnownMax + 10; ++i) chooser.Learn("scan#" + std::to_string(i), "csd0", {kPiece, 1, 10, 0, 10}, std::nullopt);
+  EXPECT_EQ(chooser.known().size(), kKnownMax);
+  EXPECT_EQ(chooser.known().count({"scan", "csd0"}), 1u) << "in use all the time";
+}
+
 }  // namespace
 }  // namespace godwit::placement

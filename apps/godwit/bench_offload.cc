@@ -1,0 +1,234 @@
+// godwit bench offload: a filter over a table on another device, for results of 0.01 % to all of it.
+//
+// Three ways, in turns: at the device that holds the data (only the result comes over the link), at home (all data comes), and
+// as `auto` has it: a service that says `offload` and leaves the place to the prediction. The oracle is the better of the first two.
+// The device has a quarter of a core and a link of --link Mbit/s (godwit up: namespaces, tc, CPU quota; emulated).
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "bench.h"
+#include "bench_cluster.h"
+#include "bench_kernels.h"
+#include "bench_samples.h"
+#include "device/built_in.h"
+#include "device/engine.h"
+#include "subprocess.h"
+
+namespace godwit::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kRoundsMax = 1000, kWarmUps = 3;
+constexpr std::size_t kTableBytes = 64 << 20;
+constexpr double kDeviceCores = 0.25;
+constexpr int kShares[] = {1, 10, 100, 1000, 5000, 10000};  // Of 10,000 rows.
+constexpr std::chrono::minutes kCallTimeout{5};
+
+double SinceMs(Clock::time_point begin) { return std::chrono::duration<double, std::milli>(Clock::now() - begin).count(); }
+
+std::string Table() {
+  std::mt19937 random(7);
+  std::string text;
+  for (int row = 0; text.size() < kTableBytes; ++row) {
+    fmt::format_to(std::back_inserter(text), "{},{},{},{}.{:02},{}-{:02}-{:02},carefully final deposits detect slyly against {}\n", row, random() % 10000,
+                   1 + random() % 50, 900 + random() % 100000, random() % 100, 1992 + random() % 7, 1 + random() % 12, 1 + random() % 28, random() % 100000);
+  }
+  return text;
+}
+
+std::string Arguments(int share) {
+  return json{{"columns", {"row int", "draw int", "quantity int", "price decimal(2)", "day date", "comment text"}},
+              {"where", fmt::format("draw < {}", share)},
+              {"select", {"row", "draw", "quantity", "price", "day", "comment"}}}
+      .dump();
+}
+
+// The data in this process, and the same function over it.
+class Fetched final : public device::Storage {
+ public:
+  class Text final : public device::Source {
+   public:
+    explicit Text(std::string text) : text_(std::move(text)) {}
+    std::uint64_t size() const override { return text_.size(); }
+    Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
+      return AsBytes(std::string_view(text_).substr(std::min<std::uint64_t>(offset, text_.size()), bytes));
+    }
+
+   private:
+    const std::string text_;
+  };
+  void Put(std::string text) { text_ = std::make_shared<Text>(std::move(text)); }
+  Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string&) override { return std::shared_ptr<const device::Source>(text_); }
+  Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("only read"); }
+
+ private:
+  std::shared_ptr<const Text> text_;
+};
+
+struct Way {
+  Samples ms, link_mb;
+};
+
+struct Case {
+  int share;
+  std::size_t result_bytes = 0;
+  Way device, home, automatic;
+};
+
+class OffloadBench {
+ public:
+  explicit OffloadBench(const BenchOptions& options) : options_(options) {}
+
+  Result<int> Run() {
+    if (options_.rounds < 1 || options_.rounds > kRoundsMax) return InvalidArgument("--rounds must be between 1 and 1000");
+    const fs::path services = fs::path(options_.source) / "../services";
+    GODWIT_TRY(RunOrFail({(services / "build.sh").string(), (scratch_.path() / "wasm").string()}));
+    const fs::path folder = scratch_.path() / "cluster";
+    fs::create_directories(folder);
+    const std::uint64_t mbps = options_.link_mbps.empty() || options_.link_mbps[0] == 0 ? 1000 : options_.link_mbps.back();
+    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, mbps, {1ull << 30}, kDeviceCores));
+    std::ofstream(folder / "table.csv") << Table();
+    GODWIT_TRY(cluster_->Godwit({"data", "put", "table", (folder / "table.csv").string(), "--to", "there", "-q"}));
+    std::ofstream(folder / "report.toml") << fmt::format(
+        "[service]\nname = \"report\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n[[trigger.http]]\nroute = \"/report\"\n"
+        "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"here\" }}\n",
+        (scratch_.path() / "wasm/report.wasm").string());
+    GODWIT_TRY(cluster_->Godwit({"apply", "-q", "-o", "name", "-f", (folder / "report.toml").string()}));
+    GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
+    GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
+    GODWIT_ASSIGN(there_, cluster_->client().ClientOf(there.value("url", "")));
+    for (const int share : kShares) GODWIT_TRY(OneCase(share));
+    return Report();
+  }
+
+ private:
+  // A CPU quota is by periods of 100 ms: what one way has used must not be the next one's.
+  // And none of them may always begin at the same place of a period.
+  void Settle() { std::this_thread::sleep_for(std::chrono::milliseconds(200 + random_() % 100)); }
+
+  using Client = std::unique_ptr<transport::HttpClient>;
+
+  static Result<std::string> Ask(Client& client, const char* method, std::string target, std::string body) {
+    std::string output;
+    transport::HttpCall call{.method = method, .target = std::move(target), .body = std::move(body), .timeout = kCallTimeout};
+    GODWIT_ASSIGN(const auto answer, client->Stream(call, [&](std::string_view piece) {
+      output += piece;
+      return true;
+    }));
+    if (answer.status != 200) return Internal(fmt::format("{} answered {}: {}", call.target, answer.status, answer.body));
+    return output;
+  }
+  Result<std::string> AtHome(const std::string& arguments) {
+    GODWIT_ASSIGN(std::string data, Ask(there_, "GET", "/v1/data/table", ""));
+    fetched_->Put(std::move(data));
+    device::Request request;
+    request.opcode = device::Opcode::kExecute;
+    request.function = static_cast<std::uint32_t>(device::BuiltIn::kScan);
+    request.name = "table";
+    request.data.assign(arguments.begin(), arguments.end());
+    std::string output;
+    for (;;) {
+      request.id++;
+      device::Completion completion = engine_.Call(request);
+      GODWIT_TRY(completion.status);
+      output += AsText(completion.data);
+      if (!completion.more) return output;
+      request.state = std::move(completion.state);
+    }
+  }
+  // Bytes that "here" has read from elsewhere.
+  Result<double> Moved() {
+    GODWIT_ASSIGN(const std::string text, Ask(here_, "GET", "/metrics", ""));
+    const std::string_view name = "\ngodwit_data_remote_bytes_total ";
+    const std::size_t at = text.find(name);
+    return at == text.npos ? 0.0 : std::strtod(text.c_str() + at + name.size(), nullptr);
+  }
+
+  Status OneCase(int share) {
+    Case one{.share = share, .result_bytes = 0, .device = {}, .home = {}, .automatic = {}};
+    const std::string arguments = Arguments(share);
+    for (int round = -kWarmUps; round < options_.rounds; ++round) {
+      if (options_.progress) std::fprintf(stderr, "\r  %.2f %% of the rows, round %d of %d  ", share / 100.0, std::max(0, round + 1), options_.rounds);
+      Settle();
+      auto begin = Clock::now();
+      GODWIT_ASSIGN(const std::string at_device, Ask(there_, "POST", "/v1/data/table?run=scan", arguments));
+      const double device_ms = SinceMs(begin);
+      Settle();
+      begin = Clock::now();
+      GODWIT_ASSIGN(const std::string at_home, AtHome(arguments));
+      const double home_ms = SinceMs(begin);
+      GODWIT_ASSIGN(const double before, Moved());
+      Settle();
+      begin = Clock::now();
+      GODWIT_ASSIGN(const std::string automatic, Ask(here_, "POST", "/report?run=scan", arguments));
+      const double automatic_ms = SinceMs(begin);
+      GODWIT_ASSIGN(const double after, Moved());
+      if (at_device != at_home || at_device != automatic) return Internal("the ways differ in their results");
+      one.result_bytes = at_device.size();
+      if (round < 0) continue;
+      one.device.ms.values.push_back(device_ms);
+      one.home.ms.values.push_back(home_ms);
+      one.automatic.ms.values.push_back(automatic_ms);
+      one.automatic.link_mb.values.push_back((after - before) / 1e6);
+    }
+    cases_.push_back(std::move(one));
+    return {};
+  }
+
+  Result<int> Report() {
+    if (options_.progress) std::fprintf(stderr, "\n");
+    json results = json::array();
+    if (!options_.json) {
+      fmt::print("{:>8} {:>10} {:>12} {:>12} {:>12} {:>12} {:>12}\n", "ROWS", "RESULT MB", "DEVICE ms", "HOME ms", "AUTO ms", "AUTO/ORACLE", "AUTO LINK MB");
+    }
+    std::vector<double> ratios;
+    for (const Case& one : cases_) {
+      const double oracle = std::min(one.device.ms.Median(), one.home.ms.Median());
+      ratios.push_back(one.automatic.ms.Median() / oracle);
+      results.push_back({{"case", {{"rows", fmt::format("{} %", one.share / 100.0)}, {"result_bytes", one.result_bytes}}}, {"metric", "time"}, {"unit", "ms"},
+                         {"better", "lower"}, {"ours", one.automatic.ms.ToJson()},
+                         {"baselines", {{"always device", one.device.ms.ToJson()}, {"always home", one.home.ms.ToJson()}}},
+                         {"auto_link_megabytes", one.automatic.link_mb.ToJson()}, {"emulated", Emulated()}});
+      if (options_.json) continue;
+      fmt::print("{:>7}% {:>10.3f} {:>12.1f} {:>12.1f} {:>12.1f} {:>12.2f} {:>12.3f}\n", one.share / 100.0, static_cast<double>(one.result_bytes) / 1e6,
+                 one.device.ms.Median(), one.home.ms.Median(), one.automatic.ms.Median(), ratios.back(), one.automatic.link_mb.Median());
+    }
+    if (!options_.json) {
+      fmt::print("geometric mean of auto / oracle: {:.3f}\n", GeometricMean(ratios));
+      for (const auto& what : Emulated()) fmt::print("emulated: {}\n", what.get<std::string>());
+    }
+    if (options_.json) std::printf("%s\n", BenchDocument("offload", options_.source, results).c_str());
+    if (!options_.html.empty()) GODWIT_TRY(WriteBenchPage("offload", options_.source, results, options_.html));
+    return kExitDone;
+  }
+  json Emulated() const {
+    json list = cluster_->emulated();
+    list.push_back(fmt::format("device of {} of a core, by CPU quota", kDeviceCores));
+    return list;
+  }
+
+  const BenchOptions& options_;
+  const Scratch scratch_;
+  std::unique_ptr<BenchCluster> cluster_;
+  Client here_, there_;
+  std::shared_ptr<Fetched> fetched_ = std::make_shared<Fetched>();
+  device::Engine engine_{{.profile = {.name = "home"}, .storage = fetched_, .programs = nullptr, .built_in = device::BuiltInFunctions()}};
+  std::vector<Case> cases_;
+  std::mt19937 random_{1};
+};
+
+}  // namespace
+
+Result<int> BenchOffload(const BenchOptions& options) { return OffloadBench(options).Run(); }
+
+}  // namespace godwit::cli

@@ -104,6 +104,7 @@ TEST(ManifestTest, RefusalsNameLineAndKey) {
       {"[service]\nname = \"a\"\n[[trigger.http]]\nroute = \"/a\"\nconcurrency = 257", "must be between 1 and 256"},
       {"[service]\nname = \"a\"\n[data]\nx = \"write\"", "f.toml:4: key 'data.x': must be \"read\" or \"read-write\""},
       {"[service]\nname = \"a\"\n[outbound]\nhosts = [\"db\"]", "must be HOST:PORT"},
+      {"pp\xca\x8a", "1"},  // A letter that toml++ takes for impossible.
       {"[service]\nname = \"a\"\n[placement]\nprefer = { class = \"cds\" }", "did you mean 'csd'?"},
       {"[service]\nname = \"a\"\n[placement.require]\nisas = \"x86_64\"", "did you mean 'isa'?"},
       {"[service]\nname = \"a\"\n[migration]\nallow = \"no\"", "must be true or false"},

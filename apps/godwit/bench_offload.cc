@@ -56,23 +56,15 @@ std::string Arguments(int share) {
 // The data in this process, and the same function over it.
 class Fetched final : public device::Storage {
  public:
-  class Text final : public device::Source {
-   public:
-    explicit Text(std::string text) : text_(std::move(text)) {}
-    std::uint64_t size() const override { return text_.size(); }
-    Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
-      return AsBytes(std::string_view(text_).substr(std::min<std::uint64_t>(offset, text_.size()), bytes));
-    }
-
-   private:
-    const std::string text_;
-  };
-  void Put(std::string text) { text_ = std::make_shared<Text>(std::move(text)); }
-  Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string&) override { return std::shared_ptr<const device::Source>(text_); }
+  void Put(std::string text) {
+    const auto owner = std::make_shared<const std::string>(std::move(text));
+    table_ = std::make_shared<device::BytesSource>(AsBytes(*owner), owner);
+  }
+  Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string&) override { return table_; }
   Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("only read"); }
 
  private:
-  std::shared_ptr<const Text> text_;
+  std::shared_ptr<const device::Source> table_;
 };
 
 struct Way {

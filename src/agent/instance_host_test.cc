@@ -68,8 +68,8 @@ class FakeEnvironment final : public Environment {
     done(engine.Call(std::move(request)));
     return nullptr;
   }
-  device::FakeStorage* const storage = new device::FakeStorage;
-  device::Engine engine{{.profile = {.name = "here"}, .storage = std::shared_ptr<device::Storage>(storage), .programs = nullptr, .built_in = device::BuiltInFunctions()}};
+  const std::shared_ptr<device::FakeStorage> storage = std::make_shared<device::FakeStorage>();
+  device::Engine engine{{.profile = {.name = "here"}, .storage = storage, .programs = nullptr, .built_in = device::BuiltInFunctions()}};
   std::shared_ptr<Pending> Connect(const Asker&, const std::string&, std::chrono::milliseconds,
                                    std::function<void(Result<ConnectionName>)> done) override {
     done(ConnectionName{"here", 7});
@@ -423,7 +423,7 @@ class UserFunctionTest : public InstanceHostTest {
   // All output, in pieces that end when `pace` says so; each goes on in another instance.
   static std::string Output(const device::Function& function, const std::string& text, const std::string& arguments, const device::Pace& pace,
                             int* pieces = nullptr) {
-    const device::TextObject source(text);
+    const device::BytesSource source(AsBytes(text));
     Bytes state;
     std::string output;
     for (;;) {
@@ -483,7 +483,7 @@ TEST_F(UserFunctionTest, WhatGoesWrongIsNamed) {
       continue;
     }
     Bytes output;
-    EXPECT_FALSE((*work)->Run(device::TextObject("0123456789"), Unhurried(), &output).ok()) << state;
+    EXPECT_FALSE((*work)->Run(device::BytesSource(AsBytes(std::string_view("0123456789"))), Unhurried(), &output).ok()) << state;
   }
 }
 

@@ -47,13 +47,13 @@ std::string ResultOf(const Function& function, const std::string& arguments, con
 }
 
 std::string ResultOf(const Function& function, const std::string& arguments, const std::string& text) {
-  const TextObject source(text);
+  const BytesSource source(AsBytes(text));
   return ResultOf(function, arguments, source, Endless(), {0, text.size()});
 }
 
 // Stopped after each step: the same.
 void ExpectSameInSteps(const Function& function, const std::string& arguments, const std::string& text, int steps_min) {
-  const TextObject source(text);
+  const BytesSource source(AsBytes(text));
   int steps = 0;
   EXPECT_EQ(ResultOf(function, arguments, source, OneStep(), {0, text.size()}, &steps), ResultOf(function, arguments, text)) << arguments;
   EXPECT_GE(steps, steps_min);
@@ -141,7 +141,7 @@ TEST(ScanTest, GoesOnWhereItWasAndEachRowBelongsToOnePart) {
   const std::string totals = "{" + kColumns + R"J(, "group": ["name"], "aggregates": ["count", "sum(price)", "min(price)", "max(weight)", "sum(weight)"]})J";
   ExpectSameInSteps(*MakeScan(), filter, text, 5);
   ExpectSameInSteps(*MakeScan(), totals, text, 5);
-  const TextObject source(text);
+  const BytesSource source(AsBytes(text));
   const std::string whole = ResultOf(*MakeScan(), filter, text);
   std::mt19937 random(11);
   for (int trial = 0; trial < 20; ++trial) {
@@ -156,7 +156,7 @@ TEST(ScanTest, GoesOnWhereItWasAndEachRowBelongsToOnePart) {
 
 TEST(LinesTest, EachByteBeginsInOnePart) {
   const std::string text = "a\n\nbb\nccc\nlast";
-  const TextObject source(text);
+  const BytesSource source(AsBytes(text));
   for (std::uint64_t cut = 0; cut <= text.size(); ++cut) {
     std::string joined;
     for (const Part part : {Part{0, cut}, Part{cut, text.size()}}) {
@@ -170,7 +170,8 @@ TEST(LinesTest, EachByteBeginsInOnePart) {
     }
     EXPECT_EQ(joined, text) << cut;
   }
-  const TextObject one(std::string(kLineBytesMax - 1, 'x') + "\ny\n"), more(std::string(kLineBytesMax + 1, 'x'));
+  const std::string long_line = std::string(kLineBytesMax - 1, 'x') + "\ny\n", longer_line(kLineBytesMax + 1, 'x');
+  const BytesSource one(AsBytes(long_line)), more(AsBytes(longer_line));
   Lines fits({0, one.size()}, std::nullopt), does_not({0, more.size()}, std::nullopt);
   EXPECT_EQ(fits.Next(one)->size(), kLineBytesMax);
   EXPECT_EQ(does_not.Next(more).error().code, ErrorCode::kInvalidArgument);

@@ -24,17 +24,10 @@ struct Driver {
   friend std::ostream& operator<<(std::ostream& out, const Driver& driver) { return out << driver.name; }
 };
 
-class TextObject final : public Source {
- public:
-  explicit TextObject(std::string text) : text_(std::move(text)) {}
-  std::uint64_t size() const override { return text_.size(); }
-  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
-    return AsBytes(std::string_view(text_).substr(std::min<std::uint64_t>(offset, text_.size()), bytes));
-  }
-
- private:
-  const std::string text_;
-};
+inline std::shared_ptr<const Source> TextObject(std::string text) {
+  const auto owner = std::make_shared<const std::string>(std::move(text));
+  return std::make_shared<BytesSource>(AsBytes(*owner), owner);
+}
 
 class FakeStorage final : public Storage {
  public:
@@ -43,21 +36,21 @@ class FakeStorage final : public Storage {
     const auto found = objects_.find(object);
     if (found == objects_.end()) return NotFound("no object '" + object + "'");
     if (object.rfind("private", 0) == 0 && tenant != "alice") return PermissionDenied("'" + object + "' is Alice's");
-    return std::shared_ptr<const Source>(found->second);
+    return found->second;
   }
   Status Create(const std::string&, const std::string& object, ByteView bytes) override {
     const std::lock_guard lock(mutex_);
-    const bool made = objects_.emplace(object, std::make_shared<TextObject>(std::string(AsText(bytes)))).second;
+    const bool made = objects_.emplace(object, TextObject(std::string(AsText(bytes)))).second;
     return made ? Status() : Status(FailedPrecondition("there is an object '" + object + "'"));
   }
   void Put(const std::string& object, std::string text) {
     const std::lock_guard lock(mutex_);
-    objects_[object] = std::make_shared<TextObject>(std::move(text));
+    objects_[object] = TextObject(std::move(text));
   }
 
  private:
   std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<const TextObject>> objects_;
+  std::map<std::string, std::shared_ptr<const Source>> objects_;
 };
 
 // Counts up to its argument, a step each, and gives what it counted; the state is how far it came.

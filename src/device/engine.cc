@@ -29,20 +29,23 @@ Status NeedRanges(const Request& request, std::size_t count) {
   return InvalidArgument(fmt::format("this command takes {} ranges, not {}", count, request.ranges.size()));
 }
 
-// A range of function memory, or an Execute's own data.
-class MemorySource final : public Source {
- public:
-  explicit MemorySource(FunctionMemory::Piece piece) : piece_(std::move(piece)) {}
-  std::uint64_t size() const override { return piece_.bytes.size(); }
-  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
-    const ByteView all(piece_.bytes);
-    if (offset >= all.size()) return ByteView();
-    return all.subspan(offset, std::min<std::uint64_t>(bytes, all.size() - offset));
-  }
+// What is touched by commands that run on the submitter's thread.
+constexpr std::uint64_t kAtOnceBytes = 64 << 10;
 
- private:
-  const FunctionMemory::Piece piece_;
-};
+// May a command take so long that the submitter, an event loop perhaps, must not wait for it? Programs are fetched, storage
+// blocks, and large memory is slow to touch.
+bool TakesTime(const Request& request) {
+  switch (request.opcode) {
+    case Opcode::kExecute:
+    case Opcode::kBatch:
+    case Opcode::kLoad:
+    case Opcode::kStorageRead:
+    case Opcode::kStorageWrite: return true;
+    case Opcode::kAllocate: return request.bytes > kAtOnceBytes;
+    case Opcode::kCopy: return !request.ranges.empty() && request.ranges[0].bytes > kAtOnceBytes;
+    default: return false;
+  }
+}
 
 }  // namespace
 
@@ -113,8 +116,7 @@ void Engine::Submit(Request request, Done done) {
   Completion refused;
   refused.id = in.id;
   refused.status = CheckLimits(in);
-  // What takes time: a program may have to be fetched.
-  const bool runs = in.opcode == Opcode::kExecute || in.opcode == Opcode::kBatch || in.opcode == Opcode::kLoad;
+  const bool runs = TakesTime(in);
   {
     const std::lock_guard lock(mutex_);
     ++requests_;
@@ -145,7 +147,7 @@ void Engine::Submit(Request request, Done done) {
     const auto found = functions_.find(in.function);
     // Over function memory alone: storage may block.
     brief = found != functions_.end() && in.name.empty() && waiting_count_ == 0 &&
-            found->second.function->brief(in.data, {in.offset, in.offset + (in.bytes != 0 ? in.bytes : in.ranges.empty() ? 0 : in.ranges[0].bytes)});
+            found->second.function->brief(in.data, {0, in.ranges.empty() ? 0 : in.ranges[0].bytes});
   }
   brief ? Run(job) : Enqueue(job, false);
 }
@@ -424,7 +426,9 @@ void Engine::Run(const std::shared_ptr<Job>& job) {
   Completion completion;
   completion.queued_us = static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(job->begun - job->arrived).count());
   const std::uint64_t queued = completion.queued_us;
-  if (job->late()) {
+  if (job->ended()) {
+    completion.status = Aborted("aborted before it was begun");
+  } else if (job->late()) {
     completion.status = DeadlineExceeded("its deadline passed while it waited");
   } else {
     completion = job->request.opcode == Opcode::kExecute ? Execute(*job) : Fast(job->request);
@@ -443,9 +447,9 @@ Completion Engine::Execute(Job& job) {
       GODWIT_ASSIGN(source, options_.storage->Open(request.tenant, request.name));
     } else if (!request.ranges.empty()) {
       GODWIT_ASSIGN(auto piece, memory_.Resolve(request.ranges[0], Rights::kRead));
-      source = std::make_shared<MemorySource>(std::move(piece));
+      source = std::make_shared<BytesSource>(piece.bytes, piece.memory);
     } else {
-      source = std::make_shared<MemorySource>(FunctionMemory::Piece{});
+      source = std::make_shared<BytesSource>(ByteView());
     }
     {
       const std::lock_guard lock(mutex_);
@@ -458,7 +462,8 @@ Completion Engine::Execute(Job& job) {
       ++found->second.running;
     }
     const std::uint64_t size = source->size();
-    const Part part{std::min(request.offset, size), request.bytes == 0 ? size : std::min(size, request.offset + std::min(request.bytes, size))};
+    Part part{std::min(request.offset, size), size};
+    if (request.bytes != 0) part.end = part.begin + std::min(request.bytes, size - part.begin);
     GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
     JobPace pace(job, options_.profile);
     GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion.data));

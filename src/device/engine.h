@@ -2,7 +2,7 @@
 //
 // Requests of one tenant run in order of arrival, those of several tenants take turns. Work is cut in small steps, so that
 // an abort, a deadline, an energy budget or a time slice ends it soon, with a state to go on from. Commands that only touch
-// memory, and work that is brief, run at once on the submitter's thread.
+// a little memory, and work that is brief, run at once on the submitter's thread; nothing there blocks.
 #pragma once
 
 #include <atomic>

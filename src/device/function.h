@@ -1,6 +1,7 @@
 // Computational storage functions (CSF): what a device runs over data, in small steps that can end anywhere and go on elsewhere.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,6 +19,21 @@ class Source {
   virtual std::uint64_t size() const = 0;
   // At most `bytes` from `offset`, fewer only at the end: where it lies, or copied to `scratch`, until either goes.
   virtual Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const = 0;
+};
+
+// Bytes in memory. `owner` keeps them; null: they outlive this.
+class BytesSource final : public Source {
+ public:
+  explicit BytesSource(ByteView bytes, std::shared_ptr<const void> owner = nullptr) : bytes_(bytes), owner_(std::move(owner)) {}
+  std::uint64_t size() const override { return bytes_.size(); }
+  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
+    const ByteView rest = bytes_.subspan(std::min<std::uint64_t>(offset, bytes_.size()));
+    return rest.first(std::min(bytes, rest.size()));
+  }
+
+ private:
+  const ByteView bytes_;
+  const std::shared_ptr<const void> owner_;
 };
 
 // How long work may go on. Asked after each small step: about 64 KiB of data, or 100 us.

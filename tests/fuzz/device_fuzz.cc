@@ -9,19 +9,6 @@ namespace {
 
 using namespace godwit;
 
-class Object final : public device::Source {
- public:
-  explicit Object(ByteView bytes) : bytes_(bytes) {}
-  std::uint64_t size() const override { return bytes_.size(); }
-  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
-    const std::size_t at = std::min<std::uint64_t>(offset, bytes_.size());
-    return bytes_.subspan(at, std::min(bytes, bytes_.size() - at));
-  }
-
- private:
-  const ByteView bytes_;
-};
-
 class Steps final : public device::Pace {
  public:
   bool Over(std::size_t) const override { return true; }
@@ -44,7 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::size_t first = std::min(text.find('\0'), text.size()), second = std::min(text.find('\0', first + 1), text.size());
     const ByteView arguments = bytes.first(first), state = bytes.subspan(std::min(first + 1, second), second - std::min(first + 1, second)),
                    content = bytes.subspan(std::min(second + 1, bytes.size()));
-    const Object object(content);
+    const device::BytesSource object(content);
     auto work = kFunctions[data[0] % kFunctions.size()]->Begin(arguments, state, {0, content.size()});
     Bytes output;
     for (int step = 0; work.ok() && step < 4 && output.size() < 1 << 20; ++step) {

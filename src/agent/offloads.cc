@@ -74,6 +74,7 @@ class Offloads::LocalStorage final : public device::Storage {
     const model::DatasetName name(object);
     GODWIT_TRY(model::CheckDatasetName(object));
     if (!tenant.empty()) GODWIT_TRY(options_.may(tenant, name, true));
+    const std::lock_guard lock(creating_);
     if (datasets_.Open(name).ok()) return FailedPrecondition("there is a dataset '" + object + "' already; objects do not change");
     GODWIT_ASSIGN(auto writer, datasets_.Write(name));
     GODWIT_TRY(writer->Write(bytes));
@@ -85,6 +86,7 @@ class Offloads::LocalStorage final : public device::Storage {
  private:
   const Options& options_;
   Datasets& datasets_;
+  std::mutex creating_;  // Of two with one name, one finds the other's.
 };
 
 // Datasets of other devices, read over the link, block by block. An object's name here is the number of a ticket.
@@ -95,7 +97,6 @@ class Offloads::FetchedStorage final : public device::Storage {
     model::DatasetName dataset;
     Holder holder;
     std::atomic<double> waited_us{0};
-    std::atomic<std::uint64_t> fetched_bytes{0};
   };
   FetchedStorage(const Options& options, std::shared_ptr<Shared> shared) : options_(options), shared_(std::move(shared)) {}
 
@@ -113,6 +114,7 @@ class Offloads::FetchedStorage final : public device::Storage {
     return block;
   }
   void KeepBlock(const std::string& key, std::uint64_t begin, Bytes bytes) {
+    if (bytes.empty()) return;
     const std::lock_guard lock(mutex_);
     if (blocks_.size() >= kBlocksKept) blocks_.erase(blocks_.begin());
     blocks_[key] = {begin, std::move(bytes)};
@@ -180,7 +182,6 @@ class Offloads::FetchedStorage final : public device::Storage {
       begin_ = at;
       const double us = MicrosecondsSince(begin);
       ticket_->waited_us = ticket_->waited_us + us;
-      ticket_->fetched_bytes += block_.size();
       storage_.shared_->LearnLink(ticket_->holder.device.name, block_.size(), us);
       return {};
     }
@@ -257,13 +258,15 @@ void Offloads::Submit(const std::shared_ptr<device::Device>& device, const std::
   }
   if (request.function != 0) {
     return device->Submit(request, [this, device, device_key, export_name, key, request, done = std::move(done)](device::Completion completion) {
-      const bool gone = !completion.status.ok() && completion.status.error().code == ErrorCode::kNotFound;
-      {
+      // The device was started anew, or the dataset is not there, which the next try says again.
+      bool again = !completion.status.ok() && completion.status.error().code == ErrorCode::kNotFound;
+      if (again) {
         const std::lock_guard lock(mutex_);
         const auto found = loaded_.find(key);
-        if (!gone || found == loaded_.end() || found->second != request.function) return done(std::move(completion));
-        loaded_.erase(found);  // The device was started anew, or the dataset is not there, which the next try says again.
+        again = found != loaded_.end() && found->second == request.function;
+        if (again) loaded_.erase(found);
       }
+      if (!again) return done(std::move(completion));
       Submit(device, device_key, export_name, request, done);
     });
   }

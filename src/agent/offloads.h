@@ -81,11 +81,12 @@ class Offloads {
   const std::shared_ptr<Shared> shared_;
   std::atomic<std::uint64_t> next_{1};
   std::shared_ptr<FetchedStorage> fetched_;
-  std::unique_ptr<device::Engine> engine_;  // Over the datasets here.
-  std::unique_ptr<device::Engine> home_;    // Over fetched data.
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<device::Device>> remotes_;  // By address.
   std::map<std::string, std::uint32_t> loaded_;  // Numbers of services' functions, by device, package and export.
+  // Last: their completions use the rest.
+  std::unique_ptr<device::Engine> engine_;  // Over the datasets here.
+  std::unique_ptr<device::Engine> home_;    // Over fetched data.
 };
 
 }  // namespace godwit::agent

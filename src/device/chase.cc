@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "device/arguments.h"
 #include "device/built_in.h"
+#include "device/items.h"
 
 namespace godwit::device {
 namespace {
@@ -17,42 +17,28 @@ struct Plan {
   std::vector<std::uint64_t> start;
 };
 
-class ChaseWork final : public Work {
+class ChaseWork final : public ItemWork {
  public:
-  ChaseWork(Plan plan, Part part, std::size_t next) : plan_(std::move(plan)), part_(part), next_(next) {}
-
-  Result<bool> Run(const Source& source, const Pace& pace, Bytes* output) override {
-    const std::uint64_t records = (part_.end - part_.begin) / plan_.record_bytes;
-    while (next_ < plan_.start.size()) {
-      std::uint64_t at = plan_.start[next_];
-      if (at >= records) return InvalidArgument(fmt::format("chase: there is no record {}; the part has {}", at, records));
-      for (std::uint64_t hop = 0;; ++hop) {
-        GODWIT_ASSIGN(const ByteView record, source.Window(part_.begin + at * plan_.record_bytes, plan_.record_bytes, scratch_));
-        if (record.size() != plan_.record_bytes) return Corrupt(fmt::format("chase: record {} ends too soon", at));
-        read_bytes_ += record.size();
-        std::uint64_t following;
-        std::memcpy(&following, record.data() + plan_.pointer, sizeof following);
-        const bool last = hop == plan_.depth || following >= records;
-        if (plan_.path || last) output->insert(output->end(), record.begin(), record.end());
-        if (last) break;
-        at = following;
-      }
-      if (++next_ < plan_.start.size() && pace.Over(output->size())) return false;
-    }
-    return true;
-  }
-  Result<Bytes> Save() override {
-    const std::string text = nlohmann::json{{"next", next_}}.dump();
-    return Bytes(text.begin(), text.end());
-  }
-  std::uint64_t read_bytes() const override { return read_bytes_; }
+  ChaseWork(Plan plan, Part part, std::size_t next) : ItemWork(plan.start.size(), next), plan_(std::move(plan)), part_(part) {}
 
  private:
+  Status Item(const Source& source, std::size_t number, Bytes* output) override {
+    const std::uint64_t records = (part_.end - part_.begin) / plan_.record_bytes;
+    std::uint64_t at = plan_.start[number];
+    if (at >= records) return InvalidArgument(fmt::format("chase: there is no record {}; the part has {}", at, records));
+    for (std::uint64_t hop = 0;; ++hop) {
+      GODWIT_ASSIGN(const ByteView record, Read(source, part_.begin + at * plan_.record_bytes, plan_.record_bytes, "chase: record", at));
+      std::uint64_t following;
+      std::memcpy(&following, record.data() + plan_.pointer, sizeof following);
+      const bool last = hop == plan_.depth || following >= records;
+      if (plan_.path || last) output->insert(output->end(), record.begin(), record.end());
+      if (last) return {};
+      at = following;
+    }
+  }
+
   const Plan plan_;
   const Part part_;
-  std::size_t next_;
-  std::uint64_t read_bytes_ = 0;
-  Bytes scratch_;
 };
 
 class Chase final : public Function {
@@ -73,12 +59,7 @@ class Chase final : public Function {
       else plan.start.push_back(number.get<std::uint64_t>());
     }
     GODWIT_TRY(arguments.Finish());
-    std::size_t next = 0;
-    if (!state.empty()) {
-      Arguments saved("state of chase", state);
-      next = saved.Number("next", 0, 0, plan.start.size());
-      if (const Status status = saved.Finish(); !status.ok()) return Corrupt(status.error().message);
-    }
+    GODWIT_ASSIGN(const std::size_t next, ItemWork::Next("chase", state, plan.start.size()));
     return std::unique_ptr<Work>(std::make_unique<ChaseWork>(std::move(plan), part, next));
   }
   bool brief(ByteView arguments, Part) const override { return arguments.size() <= 256; }

@@ -117,7 +117,9 @@ class ConformanceTest : public ::testing::TestWithParam<Driver> {
   Request Execute(BuiltIn function, const std::string& arguments, const std::string& object = "");
   // All output of an Execute, going on as long as there is more.
   std::string Output(Request request, int* parts = nullptr);
-  std::uint32_t LoadCounter(bool activate = true);
+  std::uint32_t LoadCounter(bool activate = true, const std::string& program = "");
+  // As the owner.
+  void Configure(const std::string& settings);
   std::string Json(Opcode opcode);
 
   std::shared_ptr<FakeStorage> storage_ = std::make_shared<FakeStorage>();

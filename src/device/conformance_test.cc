@@ -89,9 +89,17 @@ std::string ConformanceTest::Output(Request request, int* parts) {
   }
 }
 
-std::uint32_t ConformanceTest::LoadCounter(bool activate) {
+void ConformanceTest::Configure(const std::string& settings) {
+  Request configure = Make(Opcode::kConfigure);
+  configure.tenant = "";
+  configure.data.assign(settings.begin(), settings.end());
+  ASSERT_TRUE(Do(std::move(configure)).status.ok()) << settings;
+}
+
+std::uint32_t ConformanceTest::LoadCounter(bool activate, const std::string& program) {
   Request load = Make(Opcode::kLoad);
   load.name = "counter";
+  load.data.assign(program.begin(), program.end());
   const Completion loaded = Do(std::move(load));
   EXPECT_TRUE(loaded.status.ok()) << loaded.status.error().message;
   const auto number = static_cast<std::uint32_t>(loaded.value);
@@ -329,12 +337,7 @@ TEST_P(ConformanceTest, OutputThatIsTooMuchForOneAnswerComesInSeveral) {
 }
 
 TEST_P(ConformanceTest, WhatIsSaturatedPushesBackAndBeginsNothing) {
-  tenant_ = "";
-  Request configure = Make(Opcode::kConfigure);
-  const std::string settings = R"({"cores": 0, "queue_max": 2})";
-  configure.data.assign(settings.begin(), settings.end());
-  ASSERT_TRUE(Do(configure).status.ok()) << "the owner may";
-  tenant_ = "alice";
+  Configure(R"({"cores": 0, "queue_max": 2})");
   EXPECT_EQ(CodeOf(Do(Make(Opcode::kConfigure))), ErrorCode::kPermissionDenied);
   storage_->Put("text", std::string(100'000, 'x'));
   Queue queue(*device_);
@@ -352,15 +355,76 @@ TEST_P(ConformanceTest, WhatIsSaturatedPushesBackAndBeginsNothing) {
   abort.value = first;
   EXPECT_TRUE(Do(abort).status.ok());
   EXPECT_EQ(CodeOf(queue.Wait(60s).value()), ErrorCode::kAborted) << "never begun";
-  tenant_ = "";
-  const std::string again = R"({"cores": 1})";
-  configure.data.assign(again.begin(), again.end());
-  ASSERT_TRUE(Do(configure).status.ok());
+  Configure(R"({"cores": 1})");
   EXPECT_TRUE(queue.Wait(60s).value().status.ok());
   EXPECT_EQ(queue.under_way(), 0u);
 }
 
+TEST_P(ConformanceTest, TenantsTakeTurns) {
+  storage_->Put("text", "x");
+  Configure(R"({"cores": 0})");
+  Queue queue(*device_);
+  std::vector<std::uint64_t> of_alice;
+  for (int i = 0; i < 3; ++i) {
+    Request request = Execute(BuiltIn::kChecksum, "{}", "text");
+    of_alice.push_back(request.id);
+    queue.Submit(std::move(request));
+  }
+  Request late = Execute(BuiltIn::kChecksum, "{}", "text");
+  late.tenant = "bob";
+  queue.Submit(late);
+  while (json::parse(Json(Opcode::kStatistics))["waiting"] != 4) std::this_thread::yield();
+  Configure(R"({"cores": 1})");
+  std::vector<std::uint64_t> order;
+  for (int i = 0; i < 4; ++i) order.push_back(queue.Wait(60s).value().id);
+  EXPECT_EQ(order, (std::vector<std::uint64_t>{of_alice[0], late.id, of_alice[1], of_alice[2]}));
+}
+
+TEST_P(ConformanceTest, OneTenantsRequestsAndFunctionsAreLimited) {
+  storage_->Put("text", "x");
+  for (std::size_t i = 0; i < kLoadedPerTenantMax; ++i) LoadCounter(false, std::to_string(i));
+  Request load = Make(Opcode::kLoad);
+  load.name = "counter";
+  load.data = {'x'};
+  EXPECT_EQ(CodeOf(Do(load)), ErrorCode::kResourceExhausted);
+  load.tenant = "bob";
+  EXPECT_TRUE(Do(load).status.ok());
+  Configure(R"({"cores": 0, "queue_max": 65536})");
+  Queue queue(*device_);
+  for (std::size_t i = 0; i < kUnderWayPerTenantMax; ++i) queue.Submit(Execute(BuiltIn::kChecksum, "{}", "text"));
+  while (json::parse(Json(Opcode::kStatistics))["waiting"] != kUnderWayPerTenantMax) std::this_thread::yield();
+  const Completion refused = Do(Execute(BuiltIn::kChecksum, "{}", "text"));
+  EXPECT_EQ(CodeOf(refused), ErrorCode::kResourceExhausted);
+  EXPECT_FALSE(refused.pushed_back) << "the tenant has too much, not the device";
+  Configure(R"({"cores": 1})");
+  for (std::size_t i = 0; i < kUnderWayPerTenantMax; ++i) EXPECT_TRUE(queue.Wait(60s).value().status.ok());
+}
+
 // --- Batches
+
+TEST_P(ConformanceTest, AnAbortedBatchEndsWhatRunsAndBeginsNothingMore) {
+  const std::uint32_t counter = LoadCounter();
+  Request batch = Make(Opcode::kBatch), endless = Make(Opcode::kExecute), after = Execute(BuiltIn::kChecksum, "{}");
+  endless.function = counter;
+  const std::string far = "18446744073709551615";
+  endless.data.assign(far.begin(), far.end());
+  after.after = {0};
+  Request beside = after;
+  beside.after = {1};
+  batch.steps = {endless, after, beside};
+  Queue queue(*device_);
+  queue.Submit(batch);
+  while (json::parse(Json(Opcode::kDiscover))["functions"].back()["state"] != "running") std::this_thread::yield();
+  Request abort = Make(Opcode::kAbort);
+  abort.value = batch.id;
+  EXPECT_TRUE(Do(abort).status.ok());
+  const auto ended = queue.Wait(60s);
+  ASSERT_TRUE(ended);
+  EXPECT_EQ(CodeOf(*ended), ErrorCode::kAborted);
+  EXPECT_TRUE(ended->steps[0].status.ok() && ended->steps[0].more) << "it can go on";
+  EXPECT_EQ(CodeOf(ended->steps[1]), ErrorCode::kAborted);
+  EXPECT_EQ(CodeOf(ended->steps[2]), ErrorCode::kAborted);
+}
 
 TEST_P(ConformanceTest, ABatchRunsInTheOrderOfItsGraphAndStopsBehindAFailure) {
   storage_->Put("text", "b\na\nc\n");

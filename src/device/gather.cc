@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "device/arguments.h"
 #include "device/built_in.h"
+#include "device/items.h"
 
 namespace godwit::device {
 namespace {
@@ -20,45 +20,33 @@ struct Plan {
   std::vector<std::vector<std::uint64_t>> lists;
 };
 
-class GatherWork final : public Work {
+class GatherWork final : public ItemWork {
  public:
-  GatherWork(Plan plan, Part part, std::size_t next) : plan_(std::move(plan)), part_(part), next_(next) {}
-
-  Result<bool> Run(const Source& source, const Pace& pace, Bytes* output) override {
-    const std::size_t row_bytes = plan_.dimension * sizeof(float);
-    const std::uint64_t rows = (part_.end - part_.begin) / row_bytes;
-    std::vector<float> sum(plan_.dimension), row(plan_.dimension);
-    while (next_ < plan_.lists.size()) {
-      std::fill(sum.begin(), sum.end(), 0.0f);
-      for (const std::uint64_t number : plan_.lists[next_]) {
-        if (number >= rows) return InvalidArgument(fmt::format("gather: there is no row {}; the part has {}", number, rows));
-        GODWIT_ASSIGN(const ByteView window, source.Window(part_.begin + number * row_bytes, row_bytes, scratch_));
-        if (window.size() != row_bytes) return Corrupt(fmt::format("gather: row {} ends too soon", number));
-        std::memcpy(row.data(), window.data(), row_bytes);
-        for (std::size_t i = 0; i < plan_.dimension; ++i) sum[i] += row[i];
-        read_bytes_ += row_bytes;
-      }
-      if (plan_.mean && !plan_.lists[next_].empty()) {
-        for (float& value : sum) value /= static_cast<float>(plan_.lists[next_].size());
-      }
-      const auto* bytes = reinterpret_cast<const std::uint8_t*>(sum.data());
-      output->insert(output->end(), bytes, bytes + row_bytes);
-      if (++next_ < plan_.lists.size() && pace.Over(output->size())) return false;
-    }
-    return true;
-  }
-  Result<Bytes> Save() override {
-    const std::string text = nlohmann::json{{"next", next_}}.dump();
-    return Bytes(text.begin(), text.end());
-  }
-  std::uint64_t read_bytes() const override { return read_bytes_; }
+  GatherWork(Plan plan, Part part, std::size_t next)
+      : ItemWork(plan.lists.size(), next), plan_(std::move(plan)), part_(part), sum_(plan_.dimension), row_(plan_.dimension) {}
 
  private:
+  Status Item(const Source& source, std::size_t number, Bytes* output) override {
+    const std::size_t row_bytes = plan_.dimension * sizeof(float);
+    const std::uint64_t rows = (part_.end - part_.begin) / row_bytes;
+    std::fill(sum_.begin(), sum_.end(), 0.0f);
+    for (const std::uint64_t row : plan_.lists[number]) {
+      if (row >= rows) return InvalidArgument(fmt::format("gather: there is no row {}; the part has {}", row, rows));
+      GODWIT_ASSIGN(const ByteView window, Read(source, part_.begin + row * row_bytes, row_bytes, "gather: row", row));
+      std::memcpy(row_.data(), window.data(), row_bytes);
+      for (std::size_t i = 0; i < plan_.dimension; ++i) sum_[i] += row_[i];
+    }
+    if (plan_.mean && !plan_.lists[number].empty()) {
+      for (float& value : sum_) value /= static_cast<float>(plan_.lists[number].size());
+    }
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(sum_.data());
+    output->insert(output->end(), bytes, bytes + row_bytes);
+    return {};
+  }
+
   const Plan plan_;
   const Part part_;
-  std::size_t next_;
-  std::uint64_t read_bytes_ = 0;
-  Bytes scratch_;
+  std::vector<float> sum_, row_;
 };
 
 class Gather final : public Function {
@@ -84,12 +72,7 @@ class Gather final : public Function {
     }
     if (plan.dimension == 0) arguments.Fail("dimension", "is missing");
     GODWIT_TRY(arguments.Finish());
-    std::size_t next = 0;
-    if (!state.empty()) {
-      Arguments saved("state of gather", state);
-      next = saved.Number("next", 0, 0, plan.lists.size());
-      if (const Status status = saved.Finish(); !status.ok()) return Corrupt(status.error().message);
-    }
+    GODWIT_ASSIGN(const std::size_t next, ItemWork::Next("gather", state, plan.lists.size()));
     return std::unique_ptr<Work>(std::make_unique<GatherWork>(std::move(plan), part, next));
   }
   bool brief(ByteView arguments, Part) const override { return arguments.size() <= 1024; }

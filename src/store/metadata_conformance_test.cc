@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -392,16 +393,15 @@ TEST_P(MetadataTest, ALeaseThatIsNotKeptAliveEndsAndAKeptOneDoesNot) {
   auto watch = store_->StartWatch(Keys::One(K("ends")), {}, events.Callback());
   ASSERT_TRUE(watch.ok());
   const auto start = steady_clock::now();
-  std::atomic<bool> done = false;
-  std::thread keeper([&] {
-    while (!done) {
+  std::promise<void> done;
+  std::thread keeper([&, ended = done.get_future()] {
+    do {
       EXPECT_TRUE(store_->KeepAlive(*kept).ok());
-      std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    }
+    } while (ended.wait_for(std::chrono::milliseconds(200)) == std::future_status::timeout);
   });
   EXPECT_THAT(events.WaitFor(1), ::testing::ElementsAreArray(Full({"-ends"})));
   EXPECT_GE(steady_clock::now() - start, seconds(1));
-  done = true;
+  done.set_value();
   keeper.join();
   EXPECT_EQ(All(), "kept=1 ");
 }

@@ -23,16 +23,16 @@ class Walk {
 
   Errno Run(std::string_view path, bool follow_last) {
     if (const Errno error = Push(path); error != Errno::kSuccess) return error;
-    while (!todo_.empty()) {
-      std::string name = std::move(todo_.back());
-      todo_.pop_back();
+    while (!remaining_.empty()) {
+      std::string name = std::move(remaining_.back());
+      remaining_.pop_back();
       if (name == ".") continue;
       if (name == "..") {
         if (opened_.empty()) return Errno::kPerm;
         opened_.pop_back();
         continue;
       }
-      const bool last = todo_.empty();
+      const bool last = remaining_.empty();
       if (last && !follow_last && !directory_) return Finish(std::move(name));
       if (last) {
         bool expanded = false;
@@ -54,7 +54,7 @@ class Walk {
     if (path.size() > kPathBytesMax) return Errno::kNameTooLong;
     if (path.find('\0') != path.npos) return Errno::kIlSeq;
     if (path.front() == '/') return Errno::kPerm;
-    if (todo_.empty() && path.back() == '/') directory_ = true;
+    if (remaining_.empty() && path.back() == '/') directory_ = true;
     std::vector<std::string> parts;
     for (std::size_t begin = 0; begin < path.size();) {
       std::size_t end = path.find('/', begin);
@@ -62,7 +62,7 @@ class Walk {
       if (end > begin) parts.emplace_back(path.substr(begin, end - begin));
       begin = end + 1;
     }
-    todo_.insert(todo_.end(), std::make_move_iterator(parts.rbegin()), std::make_move_iterator(parts.rend()));
+    remaining_.insert(remaining_.end(), std::make_move_iterator(parts.rbegin()), std::make_move_iterator(parts.rend()));
     return Errno::kSuccess;
   }
 
@@ -104,7 +104,7 @@ class Walk {
 
   const int root_;
   Location& location_;
-  std::vector<std::string> todo_;  // Components, the next one last.
+  std::vector<std::string> remaining_;  // Components, the next one last.
   std::vector<std::pair<HostFd, std::string>> opened_;
   bool directory_ = false;
   int links_ = 0;

@@ -39,16 +39,16 @@ GODWIT_FUNCTION(longest_lines)(const char* lines, uint32_t bytes, int32_t last) 
   return 0;
 }
 
-// Gives each line again, with as much work as `arguments` says before it.
+// Gives each line again. Arguments: how much work before it, and how often it is given (1).
 GODWIT_FUNCTION(copy_lines)(const char* lines, uint32_t bytes, int32_t last) {
-  static unsigned seen, work, mixed;
+  static unsigned seen, work, times = 1, mixed;
   char text[32];
-  if (seen == 0 && godwit_function_arguments(text, sizeof text) > 0) work = (unsigned)atoi(text);
+  if (seen == 0 && godwit_function_arguments(text, sizeof text) > 0) sscanf(text, "%u %u", &work, &times);
   while (bytes > 0) {
     const char* end = memchr(lines, '\n', bytes);
     uint32_t taken = end != NULL ? (uint32_t)(end - lines) + 1 : bytes;
     for (unsigned i = 0; i < work; ++i) mixed = (mixed ^ mixed >> 3) * 1664525u + i;  // What no compiler computes ahead.
-    godwit_emit(lines, taken);
+    for (unsigned i = 0; i < times; ++i) godwit_emit(lines, taken);
     ++seen;
     lines += taken;
     bytes -= taken;

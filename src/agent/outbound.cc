@@ -15,12 +15,13 @@ constexpr std::chrono::seconds kWait{20};
 
 }  // namespace
 
-Outbound::Outbound(transport::EventLoop& loop, std::uint64_t first) : loop_(loop), next_(first) { Sweep(); }
+Outbound::Outbound(transport::EventLoop& loop, std::uint64_t first, std::chrono::milliseconds idle_max)
+    : loop_(loop), idle_max_(idle_max), next_(first) { Sweep(); }
 
 void Outbound::Sweep() {
-  const auto idle_since = Clock::now() - kConnectionIdleMax;
+  const auto idle_since = Clock::now() - idle_max_;
   std::erase_if(*entries_, [&](const auto& entry) { return entry.second.connection && entry.second.used < idle_since; });
-  sweep_ = loop_.After(std::chrono::seconds(30), [this] { Sweep(); });
+  sweep_ = loop_.After(idle_max_ / 10, [this] { Sweep(); });
 }
 
 void Outbound::Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,

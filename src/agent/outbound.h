@@ -22,7 +22,7 @@ inline constexpr std::chrono::minutes kConnectionIdleMax{5};  // Without a read 
 class Outbound {
  public:
   // `first`: numbers count from it; another one at each start of the agent, so that none names two connections.
-  Outbound(transport::EventLoop& loop, std::uint64_t first);
+  Outbound(transport::EventLoop& loop, std::uint64_t first, std::chrono::milliseconds idle_max = kConnectionIdleMax);
   // The number of a new connection to "host:port". Errors as Environment::Connect.
   void Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,
                std::function<void(Result<std::uint64_t>)> done);
@@ -44,6 +44,7 @@ class Outbound {
   void Sweep();
 
   transport::EventLoop& loop_;
+  const std::chrono::milliseconds idle_max_;
   std::shared_ptr<std::map<std::uint64_t, Entry>> entries_ = std::make_shared<std::map<std::uint64_t, Entry>>();
   std::uint64_t next_;
   transport::Timer sweep_;

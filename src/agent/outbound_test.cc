@@ -6,6 +6,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read.hpp>
 #include <fmt/format.h>
 
 #include "transport/transport_fixture.h"
@@ -81,6 +82,18 @@ TEST_F(OutboundTest, ConnectionsOfAnInstanceAreLimitedAndEndWithIt) {
   loop_.Run([&] { outbound_->CloseOf(model::InstanceId("a")); });
   EXPECT_EQ(Write(As("a"), numbers[1]), kNotFound);
   EXPECT_EQ(Write(As("b"), others), 0);
+}
+
+TEST_F(OutboundTest, AConnectionThatNobodyUsesIsClosed) {
+  loop_.Run([this] { outbound_ = std::make_unique<Outbound>(loop_, 1, 50ms); });
+  const std::uint64_t number = Connect(As("a")).value();
+  tcp::socket peer(context_);
+  acceptor_.accept(peer);
+  char byte;
+  boost::system::error_code code;
+  boost::asio::read(peer, boost::asio::buffer(&byte, 1), code);
+  EXPECT_EQ(code, boost::asio::error::eof);
+  EXPECT_EQ(Write(As("a"), number), kNotFound);
 }
 
 TEST_F(OutboundTest, AddressesThatAreNoneAreNamed) {

@@ -132,6 +132,18 @@ TEST_P(ConformanceTest, DiscoveryNamesTheDeviceItsLimitsAndItsFunctions) {
   EXPECT_EQ(json::parse(Json(Opcode::kHealth))["state"], "ok");
 }
 
+TEST_P(ConformanceTest, APartEndsWithItsObjectAndMayBeEmpty) {
+  storage_->Put("text", "..123456789");
+  Request rest = Execute(BuiltIn::kChecksum, "{}", "text");
+  rest.offset = 2;
+  for (const std::uint64_t bytes : {std::uint64_t{0}, std::uint64_t{9}, std::uint64_t{10}, ~std::uint64_t{0}}) {
+    rest.bytes = bytes;
+    EXPECT_EQ(Output(rest), "e3069283") << bytes;
+  }
+  rest.offset = ~std::uint64_t{0};
+  EXPECT_EQ(Output(rest), "00000000");
+}
+
 TEST_P(ConformanceTest, StatisticsCountWhatWasDone) {
   storage_->Put("text", "123456789");
   EXPECT_EQ(Output(Execute(BuiltIn::kChecksum, "{}", "text")), "e3069283");  // RFC 3720's check value of CRC-32C.
@@ -411,7 +423,9 @@ TEST_P(ConformanceTest, AnAbortedBatchEndsWhatRunsAndBeginsNothingMore) {
   after.after = {0};
   Request beside = after;
   beside.after = {1};
-  batch.steps = {endless, after, beside};
+  Request waits = Execute(BuiltIn::kChecksum, "{}");  // For the core.
+  batch.steps = {endless, after, beside, waits};
+  Configure(R"({"cores": 1})");
   Queue queue(*device_);
   queue.Submit(batch);
   while (json::parse(Json(Opcode::kDiscover))["functions"].back()["state"] != "running") std::this_thread::yield();
@@ -424,6 +438,7 @@ TEST_P(ConformanceTest, AnAbortedBatchEndsWhatRunsAndBeginsNothingMore) {
   EXPECT_TRUE(ended->steps[0].status.ok() && ended->steps[0].more) << "it can go on";
   EXPECT_EQ(CodeOf(ended->steps[1]), ErrorCode::kAborted);
   EXPECT_EQ(CodeOf(ended->steps[2]), ErrorCode::kAborted);
+  EXPECT_EQ(CodeOf(ended->steps[3]), ErrorCode::kAborted);
 }
 
 TEST_P(ConformanceTest, ABatchRunsInTheOrderOfItsGraphAndStopsBehindAFailure) {

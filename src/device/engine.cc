@@ -149,7 +149,7 @@ void Engine::Submit(Request request, Done done) {
     brief = found != functions_.end() && in.name.empty() && waiting_count_ == 0 &&
             found->second.function->brief(in.data, {0, in.ranges.empty() ? 0 : in.ranges[0].bytes});
   }
-  brief ? Run(job) : Enqueue(job, false);
+  brief ? Run(job) : Enqueue({job}, false);
 }
 
 void Engine::Finish(const std::shared_ptr<Job>& job, Completion completion) {
@@ -391,12 +391,13 @@ std::string Engine::Statistics() const {
 
 // --- Work
 
-void Engine::Enqueue(const std::shared_ptr<Job>& job, bool of_batch) {
+void Engine::Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first) {
+  if (jobs.empty()) return;
   const std::lock_guard lock(mutex_);
-  auto& queue = waiting_[job->request.tenant];
-  of_batch ? queue.push_front(job) : queue.push_back(job);  // A batch's next step waited with its batch.
-  ++waiting_count_;
-  changed_.notify_one();
+  auto& queue = waiting_[jobs[0]->request.tenant];
+  queue.insert(first ? queue.begin() : queue.end(), jobs.begin(), jobs.end());
+  waiting_count_ += jobs.size();
+  changed_.notify_all();
 }
 
 void Engine::CoreMain() {
@@ -573,6 +574,7 @@ void Engine::StartReady(const std::shared_ptr<BatchRun>& batch) {
     }
     return Finish(batch->job, std::move(completion));
   }
+  std::vector<std::shared_ptr<Job>> jobs;
   for (const std::size_t i : ready) {
     auto step = std::make_shared<Job>();
     step->request = steps[i];
@@ -589,8 +591,9 @@ void Engine::StartReady(const std::shared_ptr<BatchRun>& batch) {
       }
       StartReady(batch);
     };
-    Enqueue(step, true);
+    jobs.push_back(std::move(step));
   }
+  Enqueue(jobs, true);  // They have waited with their batch.
 }
 
 }  // namespace godwit::device

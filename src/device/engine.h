@@ -81,7 +81,8 @@ class Engine final : public Device {
   Result<bool> Abort(const Request& request);
   std::string Describe() const;
   std::string Statistics() const;
-  void Enqueue(const std::shared_ptr<Job>& job, bool of_batch);
+  // Of one tenant: before (`first`) or behind what waits.
+  void Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first);
   void Run(const std::shared_ptr<Job>& job);
   Completion Execute(Job& job);
   void RunBatch(const std::shared_ptr<Job>& job);

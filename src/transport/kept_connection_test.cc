@@ -116,6 +116,21 @@ TEST_F(KeptConnectionTest, ASlowPeerHoldsBackNotMoreThanTheWindow) {
   reading.join();
 }
 
+TEST_F(KeptConnectionTest, WhatNobodyReadsHoldsThePeerBack) {
+  constexpr std::size_t kMost = 64 << 20;  // Far more than the window and what the system buffers.
+  const std::string block(64 << 10, 'x');
+  peer_.non_blocking(true);
+  std::size_t sent = 0;
+  for (int blocked = 0; blocked < 200 && sent < kMost;) {
+    boost::system::error_code code;
+    sent += peer_.write_some(boost::asio::buffer(block), code);
+    blocked = code ? blocked + 1 : 0;
+    loop_.Run([] {});
+  }
+  EXPECT_LT(sent, kMost);
+  EXPECT_EQ(Read(0, 10), std::string(10, 'x'));
+}
+
 TEST_F(KeptConnectionTest, NobodyThereIsSaid) {
   const std::uint16_t port = acceptor_.local_endpoint().port();
   acceptor_.close();

@@ -16,6 +16,7 @@ SCALARS = ["i32", "i64", "f32", "f64"]
 TYPES = SCALARS + ["v128"]
 MEMORY = 65536       # Bytes at first; it may grow. Bulk operations cross the chunks of 16 KiB that code does them in.
 SLOTS = 8            # Of the table; the first half holds functions of one type.
+GROWN = 12           # Slots that the other tables grow to.
 FUEL = 1000
 DEPTH = 8
 ITERATIONS = 150     # Of nested counted loops together.
@@ -140,14 +141,24 @@ class Generator:
         head.append(f"(local.set $a (i32.and {self.leaf('i32')} (i32.const {r.choice([0x38, 0x3f8, 0x7f0])})))")
         body = [self.statement(4) for _ in range(r.randint(2, 7))]
         tail = [self.expression(t, 3) for t in function.results]
-        behind = [f for f in self.functions[function.index + 1:] if f.results == function.results]
-        if behind and self.chance(0.2):
-            callee = r.choice(behind)
-            tail = [f"(return_call {callee.name} {self.arguments(callee.params, 2)})"]
-        declared = "".join(f" (local {n} {t})" for n, t in own) + "".join(f" (local {n} i32)" for n in [*self.counters, "$a"])
+        if self.chance(0.2):
+            tail = [self.tail_call()]
+        declared = "".join(f" (local {n} {t})" for n, t in own) + "".join(f" (local {n} i32)" for n in [*self.counters, "$a"]) + \
+            " (local $funcref funcref) (local $externref externref)"
         params = "".join(f" (param {n} {t})" for n, t in self.locals[:len(function.params)])
         results = "".join(f" (result {t})" for t in function.results)
         return f"  (func {function.name}{params}{results}{declared}\n    " + "\n    ".join(head + body + tail) + ")\n"
+
+    def tail_call(self):
+        """To any function that gives the same, this one too: fuel ends them all."""
+        if self.function.results == self.shared[1] and self.chance(0.4):
+            return f"(return_call_indirect $t (type $shared) {self.arguments(self.shared[0], 1)} {self.slot()})"
+        callee = self.random.choice([f for f in self.functions if f.results == self.function.results])
+        return f"(return_call {callee.name} {self.arguments(callee.params, 2)})"
+
+    def slot(self):
+        """Of a function of the shared type; seldom any, or none."""
+        return f"(i32.and {self.expression('i32', 1)} (i32.const {2 * SLOTS - 1 if self.chance(0.15) else SLOTS // 2 - 1}))"
 
     def arguments(self, types, depth):
         return " ".join(self.expression(t, depth) for t in types)
@@ -175,10 +186,11 @@ class Generator:
 
     def statement(self, depth):
         r = self.random
-        kinds = [(self.set_local, 6), (self.store, 4), (self.set_global, 2), (self.call, 2), (self.bulk, 1), (self.set_table, 0.5), (self.leave, 0.3)]
+        kinds = [(self.set_local, 6), (self.store, 4), (self.set_global, 2), (self.call, 2), (self.bulk, 1), (self.set_table, 0.5), (self.leave, 0.3),
+                 (self.set_reference, 0.5)]
         if depth > 0:
             kinds += [(self.counted_loop, 4), (self.fuelled_loop, 2), (self.branch, 3), (self.block, 2), (self.switch, 1), (self.attempt, self.exceptions),
-                      (self.indirect, 1.5)]
+                      (self.indirect, 1.5), (self.with_parameters, 1)]
         kind = r.choices([k for k, _ in kinds], [w for _, w in kinds])[0]
         return kind(depth - 1)
 
@@ -219,6 +231,8 @@ class Generator:
         small = lambda: f"(i32.and {self.expression('i32', 1)} (i32.const {self.random.choice([7, 63, 0x1ff, 0x7fff])}))"
         size = lambda: f"(i32.and {self.expression('i32', 1)} (i32.const {self.random.choice([3, 31, 255, 0x5fff])}))"
         kind = self.random.choice(["fill", "copy", "init"])
+        if self.chance(0.02):
+            return "(data.drop $d)"
         if kind == "init":
             return f"(memory.init $d {small()} (i32.and {self.expression('i32', 1)} (i32.const 7)) (i32.and {self.expression('i32', 1)} (i32.const 7)))"
         second = self.expression("i32", 1) if kind == "fill" else small()
@@ -230,6 +244,12 @@ class Generator:
             return f"(table.set $t (i32.and {self.expression('i32', 1)} {half}) (ref.func {self.random.choice(self.same).name}))"
         if self.chance(0.3):
             return f"(table.copy $t $t (i32.const 0) (i32.const 1) (i32.and {self.expression('i32', 1)} (i32.const 3)))"
+        if self.chance(0.2):
+            return f"(table.fill $t (i32.const {self.random.choice([0, 1])}) (ref.func {self.random.choice(self.same).name}) (i32.and {self.expression('i32', 1)} (i32.const 3)))"
+        if self.chance(0.2):
+            return f"(table.init $t $e (i32.and {self.expression('i32', 1)} (i32.const 1)) (i32.const {self.random.choice([0, 1])}) (i32.and {self.expression('i32', 1)} (i32.const 3)))"
+        if self.chance(0.05):
+            return "(elem.drop $e)"
         return f"(table.set $t (i32.and {self.expression('i32', 1)} {half}) (table.get $t (i32.and {self.expression('i32', 1)} {half})))"
 
     def call(self, depth):
@@ -239,15 +259,42 @@ class Generator:
         callee = self.random.choice(behind)
         return self.results_of(f"(call {callee.name} {self.arguments(callee.params, min(max(depth, 1), 2))})", callee.results)
 
+    def set_reference(self, depth):
+        """A reference into a local variable, or into a table that grows; what it is shows by `ref.is_null` and calls."""
+        kind = self.random.choice(["funcref", "externref"])
+        table, value = f"${kind}s", self.reference(kind)
+        slot = f"(i32.rem_u {self.expression('i32', 1)} (table.size {table}))"
+        if self.chance(0.4):
+            return f"(local.set ${kind} {value})"
+        if self.chance(0.4):
+            return f"(drop (table.grow {table} {value} (i32.and {self.expression('i32', 1)} (i32.const {self.random.choice([1, 3, -1])}))))"
+        if self.chance(0.4):
+            return f"(table.fill {table} {slot} {value} (i32.and {self.expression('i32', 1)} (i32.const 1)))"
+        return f"(table.set {table} {slot} {value})"
+
+    def reference(self, kind):
+        if self.chance(0.3):
+            return f"(local.get ${kind})"
+        if self.chance(0.3):
+            return f"(table.get ${kind}s (i32.rem_u {self.expression('i32', 1)} (table.size ${kind}s)))"
+        if self.chance(0.2):
+            return f"(select (result {kind}) (local.get ${kind}) {self.reference(kind)} {self.condition(1)})"
+        return f"(ref.func {self.random.choice(self.same).name})" if kind == "funcref" and self.chance(0.85) else f"(ref.null {kind[:-3]})"
+
     def indirect(self, depth):
-        index = f"(i32.and {self.expression('i32', 1)} (i32.const {SLOTS // 2 - 1}))"
-        if self.chance(0.15):
-            index = f"(i32.and {self.expression('i32', 1)} (i32.const {2 * SLOTS - 1}))"
-        return self.guarded(f"(call_indirect $t (type $shared) {self.arguments(self.shared[0], 1)} {index})", self.shared[1])
+        table, index = "$t", self.slot()
+        if self.chance(0.2):
+            table, index = "$funcrefs", f"(i32.rem_u {self.expression('i32', 1)} (table.size $funcrefs))"
+        return self.guarded(f"(call_indirect {table} (type $shared) {self.arguments(self.shared[0], 1)} {index})", self.shared[1])
 
     def leave(self, depth):
         if self.chance(0.15):
             return f"(if {self.condition(2)} (then unreachable))"
+        if self.exceptions and self.chance(0.4):
+            tag = self.random.randrange(len(self.tags))
+            return f"(if {self.condition(2)} (then (throw $e{tag} {self.arguments(self.tags[tag], 1)})))"
+        if self.chance(0.3):
+            return f"(if {self.condition(2)} (then {self.tail_call()}))"
         return f"(if {self.condition(2)} (then (return {self.arguments(self.function.results, 1)})))"
 
     def counted_loop(self, depth):
@@ -288,6 +335,29 @@ class Generator:
                     f"(drop (br_if {label} {self.expression(t, 2)} {self.condition(2)})) {self.expression(t, 2)}))")
         return f"(block {label} {self.statements(depth, 2)} (br_if {label} {self.condition(2)}) {self.statements(depth, 2)})"
 
+    def with_parameters(self, depth):
+        """A block, loop or `if` that takes values from the stack and leaves others."""
+        taken = [self.random.choice(self.locals) for _ in range(self.random.randint(1, 3))]
+        types = " ".join(t for _, t in taken)
+        label, result = self.label(), self.random.choice(taken)
+        values = lambda: self.arguments([t for _, t in taken], 2)
+        sets = " ".join(f"(local.set {name})" for name, _ in reversed(taken))
+        head = f"{label} (param {types}) (result {result[1]})"
+        one = lambda: self.expression(result[1], 2)
+        kind = self.random.choice(["block", "loop", "if"])
+        if kind == "if":
+            return (f"{values()} (if {head} {self.condition(2)} (then {sets} {self.statements(depth, 2)} {one()}) (else {sets} {self.statements(depth, 1)} {one()})) "
+                    f"(local.set {result[0]})")
+        if kind == "block":
+            return f"{values()} (block {head} {sets} {self.statements(depth, 2)} {one()} (br_if {label} {self.condition(2)}) (drop) {one()}) (local.set {result[0]})"
+        times, self.loops = self.loops, self.loops * 8
+        body = self.statements(depth, 2)
+        self.loops = times
+        # The values for the next round stay on the stack where there is none; all but the first are dropped then.
+        rest = " ".join(["(drop)"] * (len(taken) - 1))
+        return (f"{values()} (loop {label} (param {types}) (result {taken[0][1]}) {sets} {body} (global.set $fuel (i32.sub (global.get $fuel) (i32.const 25))) "
+                f"{values()} (br_if {label} (i32.and (i32.gt_s (global.get $fuel) (i32.const 0)) {self.condition(2)})) {rest}) (local.set {taken[0][0]})")
+
     def switch(self, depth):
         labels = [self.label() for _ in range(self.random.randint(2, 4))]
         table = " ".join(self.random.choice(labels) for _ in range(self.random.randint(1, 6)))
@@ -299,10 +369,15 @@ class Generator:
     def attempt(self, depth):
         tag = self.random.randrange(len(self.tags))
         thrown = f"(if {self.condition(2)} (then (throw $e{tag} {self.arguments(self.tags[tag], 1)})))"
+        body = f"(do {self.statements(depth, 2)} {thrown} {self.statements(depth, 1)})"
+        label, roll = self.label(), self.random.random()
+        if roll < 0.1:  # Thrown on as if from the end of a block around.
+            return f"(try (do (block (try {body} (delegate 0)))) (catch_all {self.statements(depth, 1)}))"
         caught = self.random.randrange(len(self.tags))
         drops = self.results_of("", self.tags[caught])
-        again = " (catch_all " + self.statements(depth, 1) + ")" if caught != tag or self.chance(0.5) else ""
-        return f"(try (do {self.statements(depth, 2)} {thrown} {self.statements(depth, 1)}) (catch $e{caught} {drops} {self.statements(depth, 1)}){again})"
+        on = f"(if {self.condition(2)} (then (rethrow {label})))" if roll < 0.5 else ""
+        rest = f" (catch_all {self.statements(depth, 1)} {on})" if self.chance(0.6) else ""
+        return f"(try {label} {body} (catch $e{caught} {drops} {self.statements(depth, 1)} {on}){rest})"
 
     # --- Expressions: leave one value ---
     def condition(self, depth):
@@ -391,8 +466,9 @@ class Generator:
             shape = r.choice(["i8x16", "i16x8", "i32x4", "i64x2"])
             op = r.choice([f"{shape}.all_true", f"{shape}.bitmask", "v128.any_true"])
             return f"({op} {sub('v128')})"
-        if roll < 0.66 and t == "i32":
-            return r.choice(["(memory.size)", "(table.size $t)", f"(memory.grow (i32.and {sub()} (i32.const 1)))", f"(memory.grow {sub()})"])
+        if roll < 0.67 and t == "i32":
+            kind = r.choice(["funcref", "externref"])
+            return r.choice([f"(table.size ${kind}s)", f"(ref.is_null {self.reference(kind)})", "(memory.size)", "(table.size $t)", f"(memory.grow (i32.and {sub()} (i32.const 1)))", f"(memory.grow {sub()})"])
         return f"({t}.{r.choice(BINARY['i32'])} {sub()} {sub()})"
 
     def floats(self, t, depth):
@@ -419,6 +495,9 @@ class Generator:
         r = self.random
         sub = lambda u="v128": self.expression(u, depth - 1)
         roll = r.random()
+        if roll < 0.03:
+            shape, (address, offset) = r.choice(["8", "16", "32", "64"]), self.address(depth - 1)
+            return f"(v128.load{shape}_lane{offset} {r.randrange(128 // int(shape))} {address} {sub()})"
         if roll < 0.12:
             return f"({r.choice(UNARY['v128'])} {sub()})"
         if roll < 0.22:
@@ -464,8 +543,11 @@ class Generator:
             value = f"(call $mix {value} {self.hashed(t, f'(local.get $r{i})')})"
         arguments = " ".join(self.constant(t) for t in function.params)
         self.wrappers.append(f"  (func ${name} (export \"{name}\") (result i64){own}\n    (global.set $fuel (i32.const {FUEL})) (global.set $depth (i32.const {DEPTH}))\n"
-                             f"    (call {function.name} {arguments}) {sets} {value})\n")
+                             f"    {self.caught(f'(call {function.name} {arguments}) {sets} {value}')})\n")
         self.exports.append(name)
+
+    def caught(self, body):
+        return f"(try (result i64) (do {body}) (catch_all (i64.const 2)))" if self.exceptions else body
 
     def text(self, imports="", extra=""):
         r = random.Random(str(self.exports))
@@ -480,6 +562,9 @@ class Generator:
         parts += [PRELUDE, f"  (table $t {SLOTS} {SLOTS} funcref)\n  (elem (i32.const 0) {' '.join(first)})\n  (elem (i32.const {SLOTS // 2 + 1}) {' '.join(second)})\n", "  (data (i32.const 65520) \"\\01\\02\\f3\\84the end\")\n",
                   "  (data (i32.const 0) \"" + "".join(f"\\{byte:02x}" for byte in self.data) + "\")\n",
                   "  (data $d \"0123456789abcdef\")\n"]
+        parts += [f"  (table ${kind}s 2 {GROWN} {kind})\n" for kind in ("funcref", "externref")]
+        parts += [f"  (elem $e func {' '.join(f.name for f in (self.same * 4)[:4])})\n",
+                  f"  (elem (table $funcrefs) (i32.const 0) func {self.same[0].name} {self.same[-1].name})\n"]
         parts += [f"  (global {name} (mut {t}) {self.zero(t)})\n" for name, t in self.globals]
         parts += [f"  (elem declare func {' '.join(f.name for f in self.same)})\n"]
         parts += self.bodies + self.wrappers

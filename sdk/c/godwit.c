@@ -153,6 +153,50 @@ int godwit_write(godwit_request* request, const void* from, size_t size) {
   return 0;
 }
 
+int godwit_accept(godwit_request* request) {
+  const int accepted = godwit_status(request, 101);
+  return accepted < 0 ? accepted : host_response_write(of(request), "", 0);
+}
+
+// All of `size` bytes, dropped where `to` is NULL; -GODWIT_NOT_FOUND at the end.
+static int read_exactly(godwit_request* request, char* to, size_t size) {
+  char dropped[512];
+  while (size > 0) {
+    const int got = godwit_read(request, to != NULL ? to : dropped, to != NULL || size < sizeof dropped ? size : sizeof dropped);
+    if (got <= 0) return got < 0 ? got : -GODWIT_NOT_FOUND;
+    if (to != NULL) to += got;
+    size -= (size_t)got;
+  }
+  return 0;
+}
+
+// A message's pieces: kind (0x80: the last one), length, bytes.
+enum { PIECE_HEAD = 5, LAST_PIECE = 0x80 };
+
+int godwit_message_read(godwit_request* request, void* to, size_t size, int* kind) {
+  size_t length = 0;
+  int fits = 1;
+  for (int first = 1;; first = 0) {
+    unsigned char head[PIECE_HEAD];
+    int failed = read_exactly(request, (char*)head, sizeof head);
+    if (failed != 0) return failed;
+    if (first && kind != NULL) *kind = head[0] & ~LAST_PIECE;
+    const size_t bytes = head[1] | head[2] << 8 | head[3] << 16 | (size_t)head[4] << 24;
+    fits = fits && bytes <= size - length;
+    failed = read_exactly(request, fits ? (char*)to + length : NULL, bytes);
+    if (failed != 0) return failed;
+    if (fits) length += bytes;
+    if (head[0] & LAST_PIECE) return fits ? (int)length : -GODWIT_RESOURCE_EXHAUSTED;
+  }
+}
+
+int godwit_message_write(godwit_request* request, int kind, const void* from, size_t size) {
+  const unsigned char head[PIECE_HEAD] = {(unsigned char)(kind | LAST_PIECE), (unsigned char)size, (unsigned char)(size >> 8), (unsigned char)(size >> 16),
+                                          (unsigned char)(size >> 24)};
+  const int failed = godwit_write(request, head, sizeof head);
+  return failed < 0 ? failed : godwit_write(request, from, size);
+}
+
 int godwit_puts(godwit_request* request, const char* text) { return godwit_write(request, text, strlen(text)); }
 
 int godwit_printf(godwit_request* request, const char* format, ...) {

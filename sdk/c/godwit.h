@@ -71,6 +71,15 @@ __attribute__((format(printf, 2, 3))) int godwit_printf(godwit_request* request,
 // An answer in one call: status, content type, body.
 int godwit_reply(godwit_request* request, int status, const char* content_type, const void* body, size_t size);
 
+// --- WebSocket, on a route with `websocket = true`: the handler is one client's conversation and lasts as long; others run meanwhile where
+// the route's concurrency allows it. It stays open while the service moves.
+enum godwit_message { GODWIT_TEXT = 1, GODWIT_BINARY = 2 };
+int godwit_accept(godwit_request* request);  // Negative where the client did not ask for one: then answer as usual.
+// The next message: its length, its kind to *kind (may be NULL). -GODWIT_NOT_FOUND: the client closed, and the handler should return, which
+// closes. -GODWIT_RESOURCE_EXHAUSTED: it was longer than `size`, and is skipped.
+int godwit_message_read(godwit_request* request, void* to, size_t size, int* kind);
+int godwit_message_write(godwit_request* request, int kind, const void* from, size_t size);  // UTF-8 for GODWIT_TEXT.
+
 // --- Other services, where the manifest's [calls] allows it. Deadline and trace context are passed on.
 // headers: lines "Name: value\n", or NULL. Returns an answer (to be closed), or a negative error.
 godwit_answer godwit_call(godwit_request* request, const char* service, const char* method, const char* target,

@@ -77,7 +77,7 @@ std::int32_t ResponseStatus(Context* context, std::uint8_t*, std::uint32_t handl
   const std::lock_guard lock(caller.requests.mutex());
   Exchange* exchange = caller.Find(handle);
   if (exchange == nullptr) return Negative(ErrorCode::kNotFound);
-  if (status < 200 || status > 599) return Negative(ErrorCode::kInvalidArgument);
+  if ((status < 200 || status > 599) && !(status == 101 && IsWebSocket(exchange->request))) return Negative(ErrorCode::kInvalidArgument);
   if (exchange->head_committed) return Negative(ErrorCode::kFailedPrecondition);
   exchange->status = static_cast<std::uint16_t>(status);
   return 0;

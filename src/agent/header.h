@@ -25,4 +25,11 @@ inline const std::string* FindHeader(const std::vector<Header>& headers, std::st
   return nullptr;
 }
 
+// A client's WebSocket: answered with 101, body and response are its two streams (transport/web_socket.h), and the service's limits of a
+// request's time and bytes do not hold. Only gateways send the header.
+inline bool IsWebSocket(const NewRequest& request) {
+  const std::string* upgrade = FindHeader(request.headers, "Upgrade");
+  return upgrade && *upgrade == "websocket" && request.body_follows && request.caller.empty();
+}
+
 }  // namespace godwit::agent

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "agent/header.h"
 #include "agent/host_core.h"
 #include "agent/worker.h"
 
@@ -47,6 +48,7 @@ class Host final : public InstanceHost {
   void Attach(const RequestId& id, std::uint64_t response_offset, bool head_received,
               std::shared_ptr<RequestSink> sink) override;
   void Detach(const RequestSink* sink) override;
+  void EndWebSockets() override { FailOpen([](const Exchange& exchange) { return IsWebSocket(exchange.request); }); }
   LiveMemories Memories() override;
   void Nap(std::chrono::microseconds length) override;
   Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) override;
@@ -57,6 +59,8 @@ class Host final : public InstanceHost {
   const model::ServiceRecord& service() const override { return core_.options.service; }
 
  private:
+  // Those that are open and `which` picks.
+  void FailOpen(const std::function<bool(const Exchange&)>& which);
   void JoinWorkers(std::unique_lock<std::mutex>& lock);
 
   mutable HostCore core_;
@@ -128,18 +132,22 @@ void Host::JoinWorkers(std::unique_lock<std::mutex>& lock) {
 }
 
 Host::~Host() {
+  FailOpen([](const Exchange&) { return true; });
   std::unique_lock lock(core_.lock);
-  if (!core_.released) {
-    const auto exchanges = core_.exchanges;
-    for (const auto& [id, exchange] : exchanges) {
-      if (!exchange->open()) continue;
-      core_.Fail(*exchange, {.status = 503,
-                             .code = ErrorCode::kUnavailable,
-                             .message = "the instance was stopped",
-                             .begun = exchange->phase != Phase::kWaiting,
-                             .retry_after_ms = 1000});
-    }
-    JoinWorkers(lock);
+  if (!core_.released) JoinWorkers(lock);
+}
+
+void Host::FailOpen(const std::function<bool(const Exchange&)>& which) {
+  const std::lock_guard lock(core_.lock);
+  if (core_.released) return;
+  const auto exchanges = core_.exchanges;
+  for (const auto& [id, exchange] : exchanges) {
+    if (!exchange->open() || !which(*exchange)) continue;
+    core_.Fail(*exchange, {.status = 503,
+                           .code = ErrorCode::kUnavailable,
+                           .message = "the instance was stopped",
+                           .begun = exchange->phase != Phase::kWaiting,
+                           .retry_after_ms = 1000});
   }
 }
 
@@ -163,7 +171,7 @@ void Host::Open(NewRequest request, std::shared_ptr<RequestSink> sink) {
   exchange->sink = std::move(sink);
   exchange->body_ended = !exchange->request.body_follows;
   const model::Limits& limits = core_.options.service.manifest.limits;
-  exchange->request.deadline = std::min(exchange->request.deadline, Clock::now() + limits.request_timeout);
+  if (!IsWebSocket(exchange->request)) exchange->request.deadline = std::min(exchange->request.deadline, Clock::now() + limits.request_timeout);
   if (exchange->request.body_bytes > 0 && static_cast<std::uint64_t>(exchange->request.body_bytes) > limits.body.value) {
     return core_.Fail(*exchange, TooLarge(limits.body));
   }
@@ -186,7 +194,7 @@ void Host::Body(const RequestId& id, std::uint64_t offset, ByteView bytes, bool 
   Exchange* exchange = core_.FindOpen(id);
   if (exchange == nullptr) return;
   const ByteCount limit = core_.options.service.manifest.limits.body;
-  if (offset + bytes.size() > limit.value) return core_.Fail(*exchange, TooLarge(limit));
+  if (offset + bytes.size() > limit.value && !IsWebSocket(exchange->request)) return core_.Fail(*exchange, TooLarge(limit));
   if (!exchange->TakeBody(offset, bytes, last)) {
     return core_.Fail(*exchange, {.status = 502,
                                   .code = ErrorCode::kCorrupt,

@@ -90,6 +90,8 @@ class InstanceHost {
                       std::shared_ptr<RequestSink> sink) = 0;
   // The channel of this sink is gone: its requests go on and may be attached to until their deadline.
   virtual void Detach(const RequestSink* sink) = 0;
+  // The instance is no longer wanted: its requests end when they do, but WebSockets, which may last for hours, end now.
+  virtual void EndWebSockets() = 0;
 
   // --- Moving.
   // The memories of the guests that run now, to be read while they run.

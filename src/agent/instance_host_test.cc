@@ -340,6 +340,45 @@ TEST_F(InstanceHostTest, RefusesABodyBeyondTheLimitAndAQueueBeyondItsLimit) {
   EXPECT_EQ(clients.front()->status, 200);
 }
 
+// A message of one piece (transport/web_socket.h).
+std::string Message(std::string_view text) {
+  return std::string("\x81") + static_cast<char>(text.size()) + std::string(3, '\0') + std::string(text);
+}
+
+TEST_F(InstanceHostTest, AWebSocketHasNoLimitOfTimeOrBytesAndEndsWithItsInstance) {
+  auto options = OptionsFor("talk", model::ServiceKind::kReactor, 2);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.limits.request_timeout = 1ms;
+  options.service.manifest.limits.body = {10};
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  const auto client = std::make_shared<Client>();
+  NewRequest request = Request("GET", "/talk", true);
+  request.headers.push_back({"upgrade", "websocket"});
+  (*host)->Open(request, client);
+  std::string sent;
+  for (int i = 0; i < 3; ++i) {
+    const std::string message = Message("more than ten bytes");
+    (*host)->Body(request.id, sent.size(), AsBytes(message), false);
+    sent += message;
+    std::unique_lock lock(client->mutex);
+    EXPECT_TRUE(client->changed.wait_for(lock, 60s, [&] { return client->body.find("(" + std::to_string(i + 1) + " at") != std::string::npos; }));
+    EXPECT_EQ(client->status, 101);
+    EXPECT_FALSE(client->ended);
+  }
+  // A service that calls with that header does not get one, whatever it sends; neither does a request without.
+  NewRequest of_service = Request("GET", "/talk", true);
+  of_service.headers = request.headers;
+  of_service.caller = "scan";
+  const auto caller = std::make_shared<Client>();
+  (*host)->Open(of_service, caller);
+  EXPECT_TRUE(caller->Ended());
+  EXPECT_NE(caller->status, 101);
+  (*host)->EndWebSockets();
+  EXPECT_TRUE(client->Ended());
+  EXPECT_EQ(client->status, 503);
+}
+
 TEST_F(InstanceHostTest, AConnectionGoesAlongAndOnlyGrantedHostsAreReached) {
   auto options = OptionsFor("visits", model::ServiceKind::kReactor);
   if (!options.module) GTEST_SKIP() << "no compiler in this build";
@@ -422,7 +461,7 @@ class UserFunctionTest : public InstanceHostTest {
   }
   // All output, in pieces that end when `pace` says so; each goes on in another instance.
   static std::string Output(const device::Function& function, const std::string& text, const std::string& arguments, const device::Pace& pace,
-                            int* pieces = nullptr) {
+                            int* pieces = nullptr, std::size_t* largest = nullptr) {
     const device::BytesSource source(AsBytes(text));
     Bytes state;
     std::string output;
@@ -434,6 +473,7 @@ class UserFunctionTest : public InstanceHostTest {
       if (!finished.ok()) return "error: " + finished.error().message;
       output += AsText(bytes);
       if (pieces != nullptr) ++*pieces;
+      if (largest != nullptr) *largest = std::max(*largest, bytes.size());
       if (*finished) return output;
       auto saved = (*work)->Save();
       if (!saved.ok()) return "error: " + saved.error().message;
@@ -467,6 +507,10 @@ TEST_F(UserFunctionTest, RunsOverAllLinesAndGoesOnInTheMiddleOfItsCode) {
   EXPECT_EQ(hurried.substr(0, text.size()), text);
   EXPECT_TRUE(hurried == Output(*copy, text, "20000", Unhurried())) << hurried.substr(text.size());
   EXPECT_GE(pieces, 40);
+  // More output of one window than an answer holds.
+  std::size_t largest = 0;
+  EXPECT_GT(Output(*copy, text.substr(0, 60'000), "0 20", Unhurried(), nullptr, &largest).size(), 20u * 60'000);
+  EXPECT_LE(largest, device::kOutputBytes + kEmitBytesMax);
 }
 
 TEST_F(UserFunctionTest, WhatGoesWrongIsNamed) {

@@ -47,6 +47,7 @@ class FakeHost final : public InstanceHost {
   void Cancel(const RequestId&) override {}
   void Attach(const RequestId&, std::uint64_t, bool, std::shared_ptr<RequestSink>) override {}
   void Detach(const RequestSink*) override {}
+  void EndWebSockets() override {}
   LiveMemories Memories() override { return memory ? LiveMemories{memory} : LiveMemories{}; }
   void Nap(std::chrono::microseconds) override { ++naps; }
   Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds, const LiveMemories& elsewhere) override {

@@ -28,7 +28,11 @@ Site::~Site() {
 
 void Site::Dispose(std::shared_ptr<InstanceHost> host) {
   // Its end joins threads: not on the loop.
-  if (host) ends_.Post([host = std::move(host)]() mutable { host.reset(); });
+  if (!host) return;
+  ends_.Post([host = std::move(host)]() mutable {
+    host->EndWebSockets();
+    host.reset();
+  });
 }
 
 // --- Records

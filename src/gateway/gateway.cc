@@ -16,6 +16,7 @@ namespace {
 
 // Metrics' code for a client that went away before its answer.
 constexpr int kClientGone = 499;
+constexpr std::chrono::hours kWebSocketMost{24};  // How long one lasts at most.
 
 // RFC 9110, 7.6.1, and what the gateway sets itself.
 bool HopByHop(std::string_view name) {
@@ -24,6 +25,11 @@ bool HopByHop(std::string_view name) {
     if (transport::SameHeaderName(name, hop)) return true;
   }
   return false;
+}
+
+bool WebSocketHandshake(std::string_view name) {
+  return transport::SameHeaderName(name, "Sec-WebSocket-Key") || transport::SameHeaderName(name, "Sec-WebSocket-Version") ||
+         transport::SameHeaderName(name, "Sec-WebSocket-Extensions") || transport::SameHeaderName(name, "Sec-WebSocket-Accept");
 }
 
 bool NamedBy(const std::string* connection, std::string_view name) {
@@ -164,6 +170,7 @@ struct Gateway::Flight : std::enable_shared_from_this<Gateway::Flight> {
     head = true;
     status = code;
     headers = EndToEnd(std::move(headers));
+    if (code == 101) std::erase_if(headers, [](const HttpHeader& header) { return WebSocketHandshake(header.name); });
     headers.push_back({"X-Request-Id", request_id});
     exchange->Begin(code, std::move(headers), length);
   }
@@ -220,9 +227,11 @@ void Gateway::Handle(const std::shared_ptr<HttpExchange>& exchange) {
   if (!match) return flight->Problem(404, fmt::format("no service has a route for {}", request.path()));
   const model::ServiceRecord* service = relay_.directory().service(match->service);
   flight->service = match->service.value;
-  flight->body_limit = service->manifest.limits.body.value;
+  const auto trigger = std::ranges::find(service->manifest.http, match->route, &model::HttpTrigger::route);
+  const bool web_socket = request.web_socket && trigger != service->manifest.http.end() && trigger->web_socket;
+  flight->body_limit = web_socket ? UINT64_MAX : service->manifest.limits.body.value;
   flight->body_length = request.content_length;
-  flight->body_done = !request.has_body;
+  flight->body_done = !request.has_body && !web_socket;
   if (request.content_length.value_or(0) > flight->body_limit) return flight->TooLarge();
 
   RelayRequest relayed;
@@ -233,8 +242,14 @@ void Gateway::Handle(const std::shared_ptr<HttpExchange>& exchange) {
   const std::string* trace = request.header("traceparent");
   relayed.headers.push_back({"traceparent", trace && ValidTraceparent(*trace) ? *trace : fmt::format("00-{}-{}-01", RandomHex(2), RandomHex(1))});
   relayed.headers.push_back({"X-Request-Id", flight->request_id});
-  relayed.timeout = service->manifest.limits.request_timeout;
-  relayed.body_follows = request.has_body;
+  if (web_socket) {
+    // Its handshake is between the client and the gateway; that there is one, the agent learns by the header, which only gateways send.
+    std::erase_if(relayed.headers, [](const HttpHeader& header) { return WebSocketHandshake(header.name); });
+    relayed.headers.push_back({"Upgrade", "websocket"});
+  }
+  relayed.web_socket = web_socket;
+  relayed.timeout = web_socket ? kWebSocketMost : service->manifest.limits.request_timeout;
+  relayed.body_follows = request.has_body || web_socket;
   relayed.body_bytes = request.has_body ? request.content_length : std::nullopt;
 
   RelayHandlers handlers;

@@ -2,6 +2,12 @@
 
 #include <gmock/gmock.h>
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/read_until.hpp>
+#include <boost/asio/write.hpp>
+
 namespace godwit::gateway {
 namespace {
 
@@ -363,6 +369,69 @@ TEST_F(HeldBytesTest, AResponseThatCannotBeHeldIsCut) {
   bytes += 1;
   EXPECT_FALSE(Client()->Call({.target = "/orders/7", .timeout = 4min}).ok());
   while (Held() != 0) std::this_thread::yield();
+}
+
+// The answer's first line to a client that asks for a WebSocket, and what comes after the head.
+class UpgradeTest : public GatewayTest {
+ protected:
+  std::string Upgrade(bool granted) {
+    model::ServiceRecord service;
+    service.name = service.manifest.name = model::ServiceName("orders");
+    service.manifest.http.push_back({"/orders/{key}", 1, granted});
+    service.manifest.limits.request_timeout = 1ms;
+    service.manifest.limits.body = {1};
+    relay_->Update([service](Directory& directory) { directory.Put(service); });
+    boost::asio::io_context context;
+    boost::asio::ip::tcp::socket socket(context);
+    socket.connect({boost::asio::ip::make_address("127.0.0.1"), http_->port()});
+    boost::asio::write(socket, boost::asio::buffer(std::string(
+        "GET /orders/1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat\r\n\r\n")));
+    std::string answer;
+    boost::system::error_code error;
+    boost::asio::read_until(socket, boost::asio::dynamic_buffer(answer), "\r\n\r\n", error);
+    if (answer.starts_with("HTTP/1.1 101")) {
+      // "ab" as one masked text frame, and what comes back of it.
+      boost::asio::write(socket, boost::asio::buffer("\x81\x82\0\0\0\0ab", 8));
+      while (answer.find("ab") == std::string::npos && !error) boost::asio::read(socket, boost::asio::dynamic_buffer(answer), boost::asio::transfer_at_least(1), error);
+    }
+    return answer;
+  }
+  // An agent that answers with 101 and gives each piece back; tells of the request's headers.
+  FakeAgent::Script Echo() {
+    return [this](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+      if (const auto* open = frame.as<wire::OpenRequest>()) {
+        for (const auto* header : *open->headers()) headers_ += header->name()->str() + ": " + header->value()->str() + "\n";
+        deadline_ms_ = open->deadline_ms();
+        agent.Head(channel, *open->request(), 101);
+      }
+      if (const auto* chunk = frame.as<wire::BodyChunk>()) agent.Chunk(channel, *chunk->request(), chunk->offset(), AsText(frame.payload()), false);
+    };
+  }
+  std::string headers_;
+  std::uint32_t deadline_ms_ = 0;
+};
+
+TEST_F(UpgradeTest, AWebSocketIsOneRequestWhoseBodiesAreItsMessages) {
+  Serve(Agent("csd0", Echo()));
+  const std::string answer = Upgrade(true);
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 101 ")) << answer;
+  EXPECT_NE(answer.find("\x81\x02" "ab"), std::string::npos);
+  EXPECT_NE(headers_.find("Upgrade: websocket\n"), std::string::npos);
+  EXPECT_NE(headers_.find("Sec-WebSocket-Protocol: chat\n"), std::string::npos);
+  EXPECT_EQ(headers_.find("Sec-WebSocket-Key"), std::string::npos) << "the handshake is the gateway's";
+  EXPECT_GT(deadline_ms_, 60'000u) << "a request's time is no limit for it";
+}
+
+TEST_F(UpgradeTest, WithoutAGrantItIsARequestAsAnyOther) {
+  Serve(Agent("csd0", [&](FakeAgent& agent, const ChannelPtr& channel, const Frame& frame) {
+    const auto* open = frame.as<wire::OpenRequest>();
+    if (!open) return;
+    EXPECT_FALSE(open->body_follows());
+    for (const auto* header : *open->headers()) EXPECT_NE(header->name()->str(), "Upgrade");
+    agent.Head(channel, *open->request(), 101);  // Which it has no right to.
+  }));
+  EXPECT_TRUE(Upgrade(false).starts_with("HTTP/1.1 50")) << "or 504, if that was sooner";
 }
 
 TEST_F(GatewayTest, TellsTheAgentWhenTheClientGoes) {

@@ -368,7 +368,8 @@ void Relay::On(const Call& call, const wire::BodyAck& ack) {
 
 void Relay::On(const Call& call, const wire::ResponseHead& head) {
   if (call->head_) return;
-  if (head.status() < 200 || head.status() > 599) return Broken(call, fmt::format("answers with status {}", head.status()));
+  const bool upgraded = head.status() == 101 && call->request_.web_socket;
+  if (!upgraded && (head.status() < 200 || head.status() > 599)) return Broken(call, fmt::format("answers with status {}", head.status()));
   call->head_ = true;
   transport::HttpHeaders headers;
   if (head.headers()) {

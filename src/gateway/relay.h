@@ -59,6 +59,7 @@ struct RelayRequest {
   std::chrono::milliseconds timeout{60'000};
   bool body_follows = false;
   std::optional<std::uint64_t> body_bytes;
+  bool web_socket = false;  // May be answered with 101.
   std::string caller_service, caller_instance;  // Empty for requests from outside.
 };
 

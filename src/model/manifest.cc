@@ -261,6 +261,8 @@ void ReadTriggers(TableReader triggers, Manifest& manifest) {
       if (other.route == trigger.route) http.Fail("route", "is the same as an earlier trigger's");
     }
     trigger.concurrency = static_cast<std::uint32_t>(http.Number("concurrency", 1, 1, kConcurrencyMax));
+    trigger.web_socket = http.Flag("websocket", false);
+    if (trigger.web_socket && manifest.kind == ServiceKind::kCommand) http.Fail("websocket", "is for reactors: a command gets one request and ends");
     http.Finish();
     manifest.http.push_back(trigger);
   }
@@ -405,6 +407,7 @@ std::string Manifest::ToJson() const {
   json document = {{"service", service}};
   for (const HttpTrigger& trigger : http) {
     document["trigger"]["http"].push_back({{"route", trigger.route}, {"concurrency", trigger.concurrency}});
+    if (trigger.web_socket) document["trigger"]["http"].back()["websocket"] = true;
   }
   if (!env.empty()) document["env"] = env;
   if (!outbound_hosts.empty()) document["outbound"] = {{"hosts", outbound_hosts}};

@@ -25,6 +25,7 @@ enum class DataAccess : std::uint8_t { kRead, kReadWrite };              // "rea
 struct HttpTrigger {
   std::string route;              // "/orders/{key}": begins with '/', a last segment may be a {parameter}.
   std::uint32_t concurrency = 1;  // Requests inside one instance at once; 1..kConcurrencyMax.
+  bool web_socket = false;        // `websocket`: a client's WebSocket is taken, as a request with status 101; reactors only.
 };
 
 struct Limits {

@@ -16,6 +16,7 @@ shards = 4
 [[trigger.http]]
 route = "/orders/{key}"
 concurrency = 2
+websocket = true
 [env]
 MODE = "fast"
 [outbound]
@@ -47,6 +48,7 @@ void ExpectIsOrders(const Manifest& manifest) {
   ASSERT_EQ(manifest.http.size(), 1u);
   EXPECT_EQ(manifest.http[0].route, "/orders/{key}");
   EXPECT_EQ(manifest.http[0].concurrency, 2u);
+  EXPECT_TRUE(manifest.http[0].web_socket);
   EXPECT_EQ(manifest.env.at("MODE"), "fast");
   EXPECT_EQ(manifest.limits.memory, 64_MiB);
   EXPECT_EQ(manifest.limits.request_timeout.count(), 1500);
@@ -102,6 +104,7 @@ TEST(ManifestTest, RefusalsNameLineAndKey) {
       {"[service]\nname = \"a\"\n[[trigger.http]]\nconcurrency = 1", "lacks its key 'route'"},
       {"[service]\nname = \"a\"\n[[trigger.http]]\nroute = \"/a\"\nconcurrency = 0", "must be between 1 and 256"},
       {"[service]\nname = \"a\"\n[[trigger.http]]\nroute = \"/a\"\nconcurrency = 257", "must be between 1 and 256"},
+      {"[service]\nname = \"a\"\nkind = \"command\"\n[[trigger.http]]\nroute = \"/a\"\nwebsocket = true", "is for reactors"},
       {"[service]\nname = \"a\"\n[data]\nx = \"write\"", "f.toml:4: key 'data.x': must be \"read\" or \"read-write\""},
       {"[service]\nname = \"a\"\n[outbound]\nhosts = [\"db\"]", "must be HOST:PORT"},
       {"pp\xca\x8a", "1"},  // A letter that toml++ takes for impossible.

@@ -13,9 +13,11 @@
 #include <boost/beast/http/buffer_body.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
+#include <boost/beast/websocket/rfc6455.hpp>
 #include <fmt/format.h>
 
 #include "transport/http_client.h"
+#include "transport/web_socket.h"
 
 namespace godwit::transport {
 
@@ -75,7 +77,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     const auto quiet = now - progress_;
     if (phase_ == Phase::kHead && quiet > (between ? server_->options.idle_timeout : server_->options.head_timeout)) return Close();
     if (phase_ == Phase::kLinger && quiet > kLinger) return Close();
-    if (phase_ == Phase::kExchange && (reading_ || writing_) && quiet > server_->options.stalled_timeout) return Gone();
+    if (phase_ == Phase::kExchange && !web_socket_ && (reading_ || writing_) && quiet > server_->options.stalled_timeout) return Gone();
   }
 
   void Close() {
@@ -83,6 +85,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     error_code ignored;
     socket_.close(ignored);
     phase_ = Phase::kClosed;
+    if (const auto web_socket = std::exchange(web_socket_, nullptr)) web_socket->Cut();
+    EndWaitingRead(ClientGone());
     // They may hold the exchange, and with it this connection.
     const auto gone = std::move(on_gone_);
     on_gone_ = nullptr;
@@ -105,7 +109,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void Read(std::uint64_t serial, std::function<void(Result<std::string>)> done) {
     if (!Active(serial)) return done(Lost(serial));
-    if (reading_) return done(FailedPrecondition("two reads of one HTTP request body at once"));
+    if (web_socket_) return web_socket_->Read(std::move(done));
+    if (reading_ || waiting_read_) return done(FailedPrecondition("two reads of one HTTP request body at once"));
+    if (upgrade_ && !begun_) {
+      waiting_read_ = std::move(done);
+      return;
+    }
     if (parser_->is_done()) return done(std::string());
     if (expects_continue_) {
       expects_continue_ = false;
@@ -130,6 +139,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Begin(std::uint64_t serial, int status, const HttpHeaders& headers, std::optional<std::uint64_t> length) {
     if (!Active(serial) || begun_) return;
     begun_ = true;
+    if (status == 101 && upgrade_) return Upgrade(headers);
     bodiless_ = is_head_ || status == 204 || status == 304;
     chunked_ = !length && !bodiless_ && version_ >= 11;
     if (!length && !bodiless_ && !chunked_) keep_alive_ = false;
@@ -141,6 +151,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (done) done(Active(serial) ? Answered() : Lost(serial));
       return;
     }
+    if (web_socket_) return web_socket_->Write(std::move(bytes), std::move(done));
     if (bodiless_ || bytes.empty()) {
       if (done) loop_.Post([done = std::move(done)] { done(Status()); });
       return;
@@ -156,6 +167,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Finish(std::uint64_t serial) {
     if (!Active(serial) || !begun_ || finishing_) return;
     finishing_ = true;
+    if (web_socket_) return web_socket_->Close(WebSocketClose::kNormal);
     if (chunked_) Queue("0\r\n\r\n", nullptr);
     if (!writing_ && queue_.empty()) Finished();
   }
@@ -163,7 +175,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Abort(std::uint64_t serial) {
     if (!Active(serial)) return;
     ++serial_;
+    if (web_socket_) return web_socket_->Close(WebSocketClose::kInternalError);
     Gone(false);
+  }
+
+  void GoAway() {
+    if (web_socket_) web_socket_->Close(WebSocketClose::kGoingAway);
   }
 
   void OnDisconnect(std::uint64_t serial, std::function<void()> gone) {
@@ -214,6 +231,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     for (const auto& field : message) request.headers.push_back({std::string(field.name_string()), std::string(field.value())});
     if (const auto length = parser_->content_length()) request.content_length = *length;
     request.has_body = !parser_->is_done();
+    upgrade_ = request.web_socket = parser_->is_done() && buffer_.size() == 0 && beast::websocket::is_upgrade(message);
     request.peer = peer_;
     version_ = message.version();
     is_head_ = message.method() == http::verb::head;
@@ -240,7 +258,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     phase_ = Phase::kExchange;
     version_ = 11;
     keep_alive_ = is_head_ = false;
-    begun_ = finishing_ = chunked_ = bodiless_ = reading_ = false;
+    begun_ = finishing_ = chunked_ = bodiless_ = reading_ = upgrade_ = false;
     RespondProblem(++serial_, status, detail);
   }
 
@@ -250,11 +268,24 @@ class Connection : public std::enable_shared_from_this<Connection> {
     watching_ = true;
     socket_.async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
       self->watching_ = false;
-      if (self->phase_ != Phase::kExchange || self->reading_) return;
+      if (self->phase_ != Phase::kExchange || self->reading_ || self->web_socket_) return;
       char byte;
       const auto n = error ? 0 : ::recv(self->socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) self->Gone();
     });
+  }
+
+  void Upgrade(const HttpHeaders& headers) {
+    web_socket_ = WebSocket::Accept(loop_, std::move(socket_), parser_->get(), headers, [self = shared_from_this()] {
+      if (self->finishing_) self->on_gone_ = nullptr;
+      self->Gone(!self->finishing_);
+    });
+    if (waiting_read_) web_socket_->Read(std::exchange(waiting_read_, nullptr));
+  }
+
+  // What waited for a WebSocket that did not come to be.
+  void EndWaitingRead(const Error& error) {
+    if (const auto read = std::exchange(waiting_read_, nullptr)) read(error);
   }
 
   // The connection ends before the response does. `tell` the handler, unless it was the one that cut it.
@@ -390,6 +421,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Finished() {
     on_gone_ = nullptr;
     ++serial_;
+    EndWaitingRead(Answered());
     if (keep_alive_ && server_ && !server_->draining) return ReadHead();
     error_code ignored;
     socket_.shutdown(tcp::socket::shutdown_send, ignored);
@@ -412,6 +444,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::shared_ptr<ServerState> server_;  // Until closed.
   EventLoop& loop_;
   tcp::socket socket_;
+  std::shared_ptr<WebSocket> web_socket_;  // Which has the socket then.
+  std::function<void(Result<std::string>)> waiting_read_;
   std::string peer_;
   beast::flat_buffer buffer_{kHttpHeaderBytesMax.value * 2};
   std::optional<http::request_parser<http::buffer_body>> parser_;
@@ -428,6 +462,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool was_between_ = false;  // When last swept.
   bool begun_ = false, finishing_ = false, chunked_ = false, bodiless_ = false;
   bool reading_ = false, writing_ = false, watching_ = false, flush_posted_ = false;
+  bool upgrade_ = false;  // The request asks for a WebSocket.
 };
 
 // What the handler holds.
@@ -555,6 +590,7 @@ class HttpServerImpl final : public HttpServer {
       state_->acceptor.close(ignored);
       for (const auto& connection : std::vector(state_->connections.begin(), state_->connections.end())) {
         if (connection->idle()) connection->Close();
+        else connection->GoAway();
       }
     });
   }

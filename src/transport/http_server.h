@@ -26,6 +26,7 @@ struct HttpRequest {
   HttpHeaders headers;
   std::optional<std::uint64_t> content_length;
   bool has_body = false;
+  bool web_socket = false;  // Asks to become a WebSocket: Begin(101) makes it one.
   std::string peer;    // "address:port"
 
   std::string_view path() const;                                // The target without the query.
@@ -59,7 +60,9 @@ class HttpExchange {
   virtual void Begin(int status, HttpHeaders headers, std::optional<std::uint64_t> content_length = std::nullopt) = 0;
   virtual void Write(std::string bytes, std::function<void(Status)> done = nullptr) = 0;
   virtual void Finish() = 0;
-  // Cuts the connection, so that the client sees that the response is not complete.
+  // A request for a WebSocket that is begun with status 101 becomes one: Read and Write are its two streams (web_socket.h), and Finish
+  // closes it. Read may come before; it waits.
+  // Cuts the connection, so that the client sees that the response is not complete; a WebSocket is closed with 1011.
   virtual void Abort() = 0;
 
   // Called once, on the loop, if the client goes away before the response was finished (at once if it has).
@@ -89,7 +92,7 @@ class HttpServer {
   virtual std::uint16_t port() const = 0;
   // "address:port".
   virtual std::string address() const = 0;
-  // Accepts no more and closes idle connections; exchanges under way finish.
+  // Accepts no more and closes idle connections, and WebSockets with 1001; exchanges under way finish.
   virtual void Drain() = 0;
 };
 

@@ -294,7 +294,10 @@ class Keeper {
                                     std::string("--cores"),
                                     std::to_string(std::max(1L, std::lround(std::ceil(plan.cores)))),
                                     std::string("--memory"),
-                                    std::to_string(plan.memory.value)}) {
+                                    std::to_string(plan.memory.value),
+                                    fmt::format("--speed={}", plan.speed),
+                                    fmt::format("--core-watts={}", plan.core_watts),
+                                    fmt::format("--power-cap-watts={}", plan.power_cap_watts)}) {
       command.push_back(word);
     }
     if (plan.link_mbps != 0 && !shaped) {

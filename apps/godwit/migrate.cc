@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdio>
 #include <memory>
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "cluster_client.h"
@@ -17,7 +18,7 @@ using nlohmann::json;
 struct MigrateOptions {
   std::string service, target, mode;
   std::uint64_t max_downtime_ms = 0;
-  bool watch = false, dry_run = false;
+  bool watch = false, dry_run = false, force = false;
 };
 
 bool IsFinalPhase(const std::string& phase) { return phase == "Done" || phase == "Failed" || phase == "Cancelled"; }
@@ -45,6 +46,13 @@ Result<int> ShowPlan(const json& plan, const Session& session) {
                 estimate.value("downtime_us", 0.0) / 1000, HumanBytes(estimate.value("memory_bytes", 0.0)).c_str(),
                 HumanBytes(estimate.value("bytes_per_second", 0.0)).c_str());
   }
+  const json forecast = plan.value("forecast", json::object());
+  if (forecast.contains("p99_ms")) {
+    const json& there = forecast["p99_ms"];
+    std::printf("forecast: p99 %.4g ms here, %s there; %.2f cores busy there\n", forecast.value("now_ms", 0.0),
+                there.is_number() ? fmt::format("{:.4g} ms", there.get<double>()).c_str() : "without bound", forecast.value("busy_cores", 0.0));
+  }
+  if (const std::string breaks = forecast.value("breaks", ""); !breaks.empty()) std::printf("forced: %s\n", breaks.c_str());
   return kExitDone;
 }
 
@@ -61,6 +69,7 @@ Result<int> Migrate(const MigrateOptions& options, const Session& session) {
   wanted["shard"] = shard;
   if (options.max_downtime_ms != 0) wanted["max_downtime_ms"] = options.max_downtime_ms;
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  if (options.force) wanted["force"] = true;
   if (options.dry_run) {
     wanted["dry_run"] = true;
     GODWIT_ASSIGN(const json plan, cluster->Send("POST", "/v1/migrations", wanted));
@@ -101,6 +110,7 @@ void AddMigrateCommand(CLI::App& app, Session& session) {
   command->add_option("--max-downtime", options->max_downtime_ms, "Milliseconds it may stand still");
   command->add_flag("--watch", options->watch, "Show its phases");
   command->add_flag("--dry-run", options->dry_run, "Say what would happen, and about how long it would take");
+  command->add_flag("--force", options->force, "Also where a [slo] or a power cap is predicted to break");
   command->footer("Examples:\n  godwit migrate orders --to csd1 --watch\n  godwit migrate orders/2 --to auto --dry-run");
   command->callback([options, &session] { session.action = [options, &session] { return Migrate(*options, session); }; });
 }

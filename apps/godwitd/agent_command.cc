@@ -18,6 +18,7 @@ struct AgentFlags {
               data = "godwit-agent", token_file, trust_keys, memory = "1Gi";
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
+  double speed = 1, core_watts = 0, power_cap_watts = 0;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0, migration_bytes_per_second = 0;
   std::uint32_t drain_within_s = 0;
   bool plaintext = false;
@@ -51,6 +52,9 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   if (!memory) return InvalidArgument("--memory: '" + flags.memory + "' is no number of bytes");
   options.memory = *memory;
   options.cores = flags.cores;
+  options.speed = flags.speed;
+  options.core_watts = flags.core_watts;
+  options.power_cap_watts = flags.power_cap_watts;
   options.emulated = flags.emulated;
   options.controller = flags.join;
   options.token = token;
@@ -144,6 +148,9 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--token-file", flags->token_file, "File with the cluster's token");
   command->add_option("--trust-keys", flags->trust_keys, "PEM file of public keys: only packages that one of them signed run here");
   command->add_option("--cores", flags->cores, "Cores of the device")->capture_default_str()->check(CLI::Range(1, 4096));
+  command->add_option("--speed", flags->speed, "Speed of one core; a host's is 1")->capture_default_str()->check(CLI::Range(0.001, 1000.0));
+  command->add_option("--core-watts", flags->core_watts, "Power of a busy core, for predictions; 0: not known")->check(CLI::Range(0.0, 10000.0));
+  command->add_option("--power-cap-watts", flags->power_cap_watts, "Nothing moves here that would need more, by --core-watts; 0: no cap")->check(CLI::Range(0.0, 1e6));
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);
   command->add_option("--link-bytes-per-second", flags->link_bytes_per_second, "Emulate a slower link for what this agent sends");

@@ -149,6 +149,8 @@ Status DeviceAgent::Start() {
   offloads.profile.name = info.name;
   offloads.profile.device_class = info.device_class;
   offloads.profile.cores = options_.cores;
+  offloads.profile.speed = options_.speed;
+  offloads.profile.core_watts = options_.core_watts;
   offloads.may = [this](const std::string& service, const model::DatasetName& dataset, bool write) { return MayUse(service, dataset, write); };
   offloads.read = [this](const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
                          std::function<void(Result<Bytes>)> done) { environment_->DataRead(asker, dataset, offset, length, std::move(done)); };
@@ -217,6 +219,13 @@ model::DeviceRecord DeviceAgent::Record() {
   record.cores = options_.cores;
   record.memory = options_.memory;
   record.load = load_.Measure();
+  record.speed = options_.speed;
+  record.core_watts = options_.core_watts;
+  record.power_cap_watts = options_.power_cap_watts;
+  for (const Site::Resident& resident : site_->residents()) {
+    const auto& recent = resident.statistics.recent;
+    if (recent) record.uses.push_back({resident.instance, recent->requests_per_second, recent->cpu_ms, recent->p99_ms});
+  }
   record.boot_id = boot_;
   record.channel = fmt::format("{}:{}", advertised(), server_->port());
   record.url = fmt::format("http://{}:{}", advertised(), http_port_);

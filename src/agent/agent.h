@@ -28,6 +28,7 @@ class Agent {
     model::DeviceName name;
     model::DeviceClass device_class = model::DeviceClass::kHost;
     std::uint32_t cores = 1;
+    double speed = 1, core_watts = 0, power_cap_watts = 0;  // As DeviceRecord has them.
     ByteCount memory;                    // For instances.
     std::vector<std::string> emulated;   // What of the device is emulated, for people.
     std::string controller;              // URL

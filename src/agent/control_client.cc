@@ -201,7 +201,8 @@ void ControlClient::LeaseMain() {
         handlers_.on_registered();
       } else {
         // Load is news, not worth a retry.
-        static_cast<void>(Call("PATCH", "/v1/devices/" + device.name.value, json{{"load", device.load}}.dump()).ok());
+        const json all = json::parse(device.ToJson());
+        static_cast<void>(Call("PATCH", "/v1/devices/" + device.name.value, json{{"load", all["load"]}, {"uses", all["uses"]}}.dump()).ok());
       }
     } else {
       if (answer.error().code == ErrorCode::kNotFound && !lease.empty()) {

@@ -66,6 +66,7 @@ class HostCore final : public GuestRequests {
   std::vector<const std::uint8_t*> copied_elsewhere;  // Bases of memories whose pages a capture leaves out.
   Location moved_to;
   std::uint64_t requests_total = 0, failed_total = 0, traps_total = 0;
+  RecentUse recent;
 
  private:
   void TimerMain();

@@ -369,7 +369,8 @@ InstanceHost::Statistics Host::statistics() const {
                         .waiting = core_.waiting.size(),
                         .memory_bytes = 0,
                         .paused = core_.paused,
-                        .released = core_.released};
+                        .released = core_.released,
+                        .recent = core_.recent.Get(Clock::now())};
   for (const auto& worker : core_.workers) {
     statistics.running += worker->serving().size();
     statistics.memory_bytes += worker->memory_bytes();

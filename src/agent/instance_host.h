@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "agent/environment.h"
+#include "agent/recent_use.h"
 #include "agent/request.h"
 #include "base/bytes.h"
 #include "base/result.h"
@@ -115,6 +116,7 @@ class InstanceHost {
     std::size_t running = 0, waiting = 0;
     std::uint64_t memory_bytes = 0;  // Linear memory now.
     bool paused = false, released = false;
+    std::optional<RecentUse::Figures> recent;
   };
   virtual Statistics statistics() const = 0;
   virtual const model::InstanceRecord& record() const = 0;

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "agent/cgi_streams.h"
+#include "agent/header.h"
 #include "runtime/wasi.h"
 
 namespace godwit::agent {
@@ -412,6 +413,9 @@ void Worker::End(Lock& lock, GuestCall call, Outcome outcome) {
         }
       }
       if (exchange->phase == Phase::kRunning) exchange->Finish();
+      if (!IsWebSocket(exchange->request)) {
+        core_->recent.Add(Clock::now(), Clock::now() - exchange->opened, std::chrono::nanoseconds(exchange->cpu_ns));
+      }
     }
   }
   const bool broken = !std::holds_alternative<runtime::Returned>(outcome);

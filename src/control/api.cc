@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "control/forecast.h"
 #include "control/metrics.h"
 #include "control/openapi.h"
 #include "control/view.h"
@@ -123,6 +125,16 @@ json EstimateOf(const StoredView& stored, const MigrationRecord& wanted) {
           {"total_us", static_cast<std::uint64_t>(1e6 * static_cast<double>(of_service->bytes_sent) / std::max(1.0, bytes_per_second))},
           {"downtime_us", of_service->downtime_us},
           {"from", {of_service->id.value, of_link->id.value}}};
+}
+
+// JSON has no infinity: p99_ms is null where there is no bound.
+json JsonOf(const Forecast& forecast) {
+  json document{{"busy_cores", forecast.busy_cores}, {"watts", forecast.watts}, {"breaks", forecast.breaks}};
+  if (forecast.p99_ms) {
+    document["now_ms"] = forecast.now_ms;
+    document["p99_ms"] = std::isfinite(*forecast.p99_ms) ? json(*forecast.p99_ms) : json();
+  }
+  return document;
 }
 
 // An instance's owner changes by confirm only.
@@ -602,6 +614,7 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
   GODWIT_ASSIGN(const std::string wanted_target, TextOf(body, "target"));
   GODWIT_ASSIGN(const std::uint64_t shard, NumberOf(body, "shard", 0));
   const bool dry_run = body.contains("dry_run") && body["dry_run"] == json(true);
+  const bool force = body.contains("force") && body["force"] == json(true);
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
     GODWIT_ASSIGN(const StoredView stored, LoadView(metadata_));
     const ClusterView& view = stored.view;
@@ -643,6 +656,10 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
       return FailedPrecondition("instance '" + instance->id.value + "' is " + std::string(ToString(instance->state)) +
                                 (instance->reason.empty() ? "" : ": " + instance->reason));
     }
+    const Forecast forecast = ForecastOf(view, *service, *instance, *target);
+    if (!forecast.breaks.empty() && !force) {
+      return FailedPrecondition("device '" + target_name + "' should not take it: " + forecast.breaks + " ('force' moves it all the same)");
+    }
     const auto source = std::find_if(view.devices.begin(), view.devices.end(),
                                      [&](const DeviceRecord& d) { return d.name == instance->device; });
     if (source == view.devices.end() || view.alive.count(source->name) == 0) {
@@ -660,7 +677,9 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
     if (body.contains("max_downtime_ms")) {
       GODWIT_ASSIGN(migration.max_downtime_ms, NumberOf(body, "max_downtime_ms"));
     }
-    if (dry_run) return Json(200, {{"migration", json::parse(migration.ToJson())}, {"estimate", EstimateOf(stored, migration)}});
+    if (dry_run) {
+      return Json(200, {{"migration", json::parse(migration.ToJson())}, {"estimate", EstimateOf(stored, migration)}, {"forecast", JsonOf(forecast)}});
+    }
     GODWIT_ASSIGN(const auto done, metadata_.Commit(StartOf(stored, migration)));
     if (done.succeeded) return Record(202, migration.ToJson(), done.revision);
   }

@@ -300,6 +300,29 @@ TEST_F(ControllerTest, ADryRunChangesNothingAndAutoChoosesADevice) {
   EXPECT_THAT(answer.body, ::testing::HasSubstr("host1: is cordoned"));
 }
 
+TEST_F(ControllerTest, AMoveThatWouldBreakAnSloIsRefusedWithTheFigureUnlessForced) {
+  Register("host0");
+  const std::string id = RunningOn("store", "host0");
+  Register("host1");
+  const json manifest{{"service", {{"name", "store"}, {"state", "stateful"}}}, {"slo", {{"p99_ms", 5}}}};
+  const std::string package = Get("/v1/services/store")["package"];
+  EXPECT_LT(Call("PUT", "/v1/services/store", {{"name", "store"}, {"manifest", manifest}, {"package", package}}).status, 300);
+  const json use{{"instance", id}, {"requests_per_second", 100}, {"cpu_ms", 0.5}, {"p99_ms", 3}};
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host0", {{"uses", json::array({use})}}).status, 200);
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host1", {{"load", 1}}).status, 200);
+  EXPECT_EQ(Call("PATCH", "/v1/devices/host1", {{"uses", "many"}}).status, 400);
+  json wanted{{"service", "store"}, {"target", "host1"}};
+  const HttpAnswer refused = Call("POST", "/v1/migrations", wanted);
+  EXPECT_EQ(refused.status, 409);
+  EXPECT_THAT(refused.body, ::testing::HasSubstr("above its [slo] p99_ms = 5 (now 3 ms)"));
+  wanted["force"] = wanted["dry_run"] = true;
+  const json plan = json::parse(Call("POST", "/v1/migrations", wanted).body);
+  EXPECT_TRUE(plan["forecast"]["p99_ms"].is_null()) << "no bound: " << plan;
+  EXPECT_EQ(plan["forecast"]["now_ms"], 3);
+  wanted["dry_run"] = false;
+  EXPECT_EQ(Call("POST", "/v1/migrations", wanted).status, 202);
+}
+
 TEST_F(ControllerTest, MaintenanceStaysUntilItIsTakenBackButForADeviceThatOnlyLeft) {
   Register("host0");
   const auto state = [&] { return Get("/v1/devices/host0")["state"].get<std::string>(); };

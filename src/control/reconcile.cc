@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "control/forecast.h"
+
 namespace godwit::control {
 namespace {
 
@@ -218,7 +220,7 @@ MigrationRecord NewMigration(const ClusterView& view, const ServiceRecord& servi
 
 Result<DeviceName> ChooseDevice(const ClusterView& view, const ServiceRecord& service, const InstanceRecord* moving) {
   // Smaller is better, members in the order of the header.
-  using Rank = std::tuple<int, int, int, std::size_t, DeviceName>;
+  using Rank = std::tuple<bool, int, int, int, std::size_t, DeviceName>;
   std::optional<Rank> best;
   std::string reasons;
   for (const DeviceRecord& device : view.devices) {
@@ -240,7 +242,8 @@ Result<DeviceName> ChooseDevice(const ClusterView& view, const ServiceRecord& se
     }
     const auto instances = std::count_if(view.instances.begin(), view.instances.end(),
                                          [&](const InstanceRecord& i) { return i.device == device.name; });
-    const Rank rank{unmet, far, device.device_class != DeviceClass::kHost, static_cast<std::size_t>(instances), device.name};
+    const bool breaks = moving && !ForecastOf(view, service, *moving, device).breaks.empty();
+    const Rank rank{breaks, unmet, far, device.device_class != DeviceClass::kHost, static_cast<std::size_t>(instances), device.name};
     if (!best || rank < *best) best = rank;
   }
   if (best) return std::get<DeviceName>(*best);

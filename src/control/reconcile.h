@@ -74,8 +74,8 @@ model::MigrationRecord NewMigration(const ClusterView& view, const model::Servic
                                     const model::DeviceName& target, model::MigrationId id);
 
 // The device for one more instance of `service`, or for `moving`, which is somewhere else already. Required: the lease, state ready, the manifest's [placement]
-// require, code for its ISA, memory. Then the first that decides: prefer, near, class host first, fewest instances,
-// name. kResourceExhausted: none fits; the message says for each why not.
+// require, code for its ISA, memory. Then the first that decides: that the move is predicted to break no [slo] and no power cap (forecast.h), prefer,
+// near, class host first, fewest instances, name. kResourceExhausted: none fits; the message says for each why not.
 Result<model::DeviceName> ChooseDevice(const ClusterView& view, const model::ServiceRecord& service,
                                        const model::InstanceRecord* moving = nullptr);
 

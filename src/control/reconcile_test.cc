@@ -1,5 +1,7 @@
 #include "control/reconcile.h"
 
+#include "control/forecast.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +10,7 @@ namespace {
 
 using namespace model;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 class ReconcileTest : public ::testing::Test {
@@ -229,6 +232,37 @@ TEST_F(ReconcileTest, ADrainedDeviceLosesItsInstancesFewAtOnce) {
   EXPECT_THAT(Decisions(), ElementsAre("move b-1 host0 -> csd0 for drain"));
   view.devices.back().maintenance = Maintenance::kCordon;
   EXPECT_THAT(Decisions(), IsEmpty());
+}
+
+TEST_F(ReconcileTest, AMoveThatWouldBreakAnSloOrAPowerCapIsNamedAndIsTheLastChoice) {
+  Device("host0").uses = {{InstanceId("mover-0"), 20, 10, 60}};
+  Device("host1").uses = {{InstanceId("there-1"), 70, 10, 140}};
+  Device("host2").core_watts = 10;
+  Device("host3", DeviceClass::kCsd);
+  view.devices[2].power_cap_watts = 1;
+  const ServiceRecord mover = Service("mover", std::string(kStateful) + "[slo]\np99_ms = 100\n");
+  Service("there", "[slo]\np99_ms = 150\n");
+  const InstanceRecord instance = Instance("mover", "host0");
+  Instance("there", "host1");
+  const Forecast there = ForecastOf(view, mover, instance, view.devices[1]);
+  EXPECT_THAT(there.breaks, HasSubstr("p99 of 'mover' with it on 'host1'"));
+  EXPECT_THAT(there.breaks, HasSubstr("above its [slo] p99_ms = 100 (now 60 ms)"));
+  EXPECT_NEAR(there.busy_cores, 0.9, 1e-9);
+  ASSERT_TRUE(there.p99_ms);
+  EXPECT_GT(*there.p99_ms, 100);
+
+  const ServiceRecord patient = Service("patient", kStateful);
+  EXPECT_THAT(ForecastOf(view, patient, instance, view.devices[1]).breaks, HasSubstr("p99 of 'there' with it on 'host1'")) << "who is there counts too";
+  EXPECT_THAT(ForecastOf(view, mover, instance, view.devices[2]).breaks, HasSubstr("'host2' would need 2 W by its power model, above its cap of 1 W"));
+  EXPECT_EQ(ForecastOf(view, mover, instance, view.devices[3]).breaks, "");
+  EXPECT_EQ(ChooseDevice(view, mover, &instance).value().value, "host3") << "though it is no host";
+
+  view.devices[0].uses[0].p99_ms = 1e9;  // It could hardly be worse: away from here.
+  EXPECT_EQ(ForecastOf(view, mover, instance, view.devices[3]).breaks, "");
+  view.devices[0].uses.clear();
+  const Forecast silent = ForecastOf(view, mover, instance, view.devices[1]);
+  EXPECT_FALSE(silent.p99_ms);
+  EXPECT_EQ(silent.breaks, "");
 }
 
 TEST_F(ReconcileTest, DrainingTriesAnotherTargetAfterARefusalAndLeavesWhatMayNotMove) {

@@ -170,6 +170,10 @@ TEST(IdsTest, BootIdsAreSixteenHexadecimalDigits) {
 TEST(RecordsTest, ComeBackFromJsonAsTheyWere) {
   DeviceRecord device{DeviceName("csd1"), DeviceClass::kCsd, "aarch64", 2, 1_GiB, 0.25, DeviceState::kCordoned,
                       BootId{~0ull}, "10.0.0.2:7000", "http://10.0.0.2:8080", {"cores", "link 1Gbit"}};
+  device.speed = 0.5;
+  device.core_watts = 1.5;
+  device.power_cap_watts = 10;
+  device.uses = {{InstanceId("orders-0-x"), 12.5, 0.75, 3}};
   PackageRecord package{"sha256:aa", {{"sha256:aa", {10}}, {"sha256:bb", {20}}}, {"aarch64", "x86_64"}};
   ServiceRecord service{ServiceName("orders"), *Manifest::FromToml(kOrders, "f"), "sha256:aa", 7};
   InstanceRecord instance{InstanceId("orders-0-x"), ServiceName("orders"), 3, DeviceName("csd1"), {9},
@@ -201,6 +205,7 @@ TEST(RecordsTest, ComeBackFromJsonAsTheyWere) {
   same(migration);
   same(dataset);
   EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->boot_id, device.boot_id);
+  EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->uses.at(0).requests_per_second, 12.5);
   EXPECT_EQ(MigrationRecord::FromJson(migration.ToJson())->rounds[1].dirty_pages, 7u);
 }
 

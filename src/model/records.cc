@@ -63,6 +63,23 @@ class Members {
     return value.get<std::uint64_t>();
   }
 
+  double Real(const char* key, double otherwise, double least) {
+    const json* value = Find(key, false);
+    if (!value) return otherwise;
+    if (!value->is_number() || value->get<double>() < least) return Fail(key, "must be a number of " + std::to_string(least) + " or more"), otherwise;
+    return value->get<double>();
+  }
+
+  std::vector<json> Objects(const char* key) {
+    std::vector<json> objects;
+    const json* list = Find(key, false);
+    if (!list) return objects;
+    if (!list->is_array() || !std::all_of(list->begin(), list->end(), [](const json& item) { return item.is_object(); })) {
+      return Fail(key, "must be a list of objects"), objects;
+    }
+    return list->get<std::vector<json>>();
+  }
+
   std::uint32_t Number32(const char* key, std::uint32_t otherwise = 0) {
     const std::uint64_t number = Number(key, otherwise);
     if (number > 0xffffffff) return Fail(key, "is too large"), 0;
@@ -160,12 +177,23 @@ std::optional<DeviceClass> ParseDeviceClass(std::string_view text) {
 }
 
 std::string DeviceRecord::ToJson() const {
+  json of_instances = json::array();
+  for (const Use& use : uses) {
+    of_instances.push_back({{"instance", use.instance.value},
+                            {"requests_per_second", use.requests_per_second},
+                            {"cpu_ms", use.cpu_ms},
+                            {"p99_ms", use.p99_ms}});
+  }
   return json{{"name", name.value},
               {"class", ToString(device_class)},
               {"isa", isa},
               {"cores", cores},
               {"memory_bytes", memory.value},
               {"load", load},
+              {"speed", speed},
+              {"core_watts", core_watts},
+              {"power_cap_watts", power_cap_watts},
+              {"uses", of_instances},
               {"state", ToString(state)},
               {"boot_id", boot_id.ToString()},
               {"channel", channel},
@@ -184,9 +212,14 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
   record.isa = in.Text("isa", true);
   record.cores = in.Number32("cores", 1);
   record.memory = {in.Number("memory_bytes")};
-  if (const json* load = in.Find("load", false)) {
-    if (load->is_number()) record.load = load->get<double>();
-    else in.Fail("load", "must be a number");
+  record.load = in.Real("load", 0, 0);
+  record.speed = in.Real("speed", 1, 1e-6);
+  record.core_watts = in.Real("core_watts", 0, 0);
+  record.power_cap_watts = in.Real("power_cap_watts", 0, 0);
+  for (const json& one : in.Objects("uses")) {
+    Members use("device's use", one.dump());
+    record.uses.push_back({InstanceId(use.NameText("instance")), use.Real("requests_per_second", 0, 0), use.Real("cpu_ms", 0, 0), use.Real("p99_ms", 0, 0)});
+    if (use.error()) in.Fail("uses", use.error()->message);
   }
   record.state = in.OneOf("state", DeviceState::kReady, DeviceState::kOffline, std::optional(DeviceState::kReady));
   const auto boot_id = BootId::Parse(in.Text("boot_id", true));
@@ -322,23 +355,14 @@ Result<MigrationRecord> MigrationRecord::FromJson(std::string_view text) {
   record.reason = in.Text("reason");
   record.phase = in.OneOf("phase", MigrationPhase::kPending, MigrationPhase::kCancelled);
   if (in.Find("max_downtime_ms", false)) record.max_downtime_ms = in.Number("max_downtime_ms");
-  if (const json* list = in.Find("rounds", false)) {
-    if (!list->is_array()) in.Fail("rounds", "must be a list");
-    else {
-      for (const json& item : *list) {
-        if (!item.is_object()) {
-          in.Fail("rounds", "must be a list of objects");
-          break;
-        }
-        Round round;
-        const std::pair<const char*, std::uint64_t*> members[] = {
-            {"bytes", &round.bytes}, {"pages", &round.pages}, {"dirty_pages", &round.dirty_pages}, {"us", &round.us}};
-        for (const auto& [key, to] : members) {
-          if (item.contains(key)) *to = in.NumberOf(item[key], "rounds");
-        }
-        record.rounds.push_back(round);
-      }
+  for (const json& item : in.Objects("rounds")) {
+    Round round;
+    const std::pair<const char*, std::uint64_t*> members[] = {
+        {"bytes", &round.bytes}, {"pages", &round.pages}, {"dirty_pages", &round.dirty_pages}, {"us", &round.us}};
+    for (const auto& [key, to] : members) {
+      if (item.contains(key)) *to = in.NumberOf(item[key], "rounds");
     }
+    record.rounds.push_back(round);
   }
   record.stop_latency_us = in.Number("stop_latency_us");
   record.downtime_us = in.Number("downtime_us");
@@ -350,10 +374,7 @@ Result<MigrationRecord> MigrationRecord::FromJson(std::string_view text) {
   record.requests_held = in.Number("requests_held");
   record.tracker = in.Text("tracker");
   record.streams = in.Number("streams");
-  if (const json* slowed = in.Find("slowed", false)) {
-    if (slowed->is_number()) record.slowed = slowed->get<double>();
-    else in.Fail("slowed", "must be a number");
-  }
+  record.slowed = in.Real("slowed", 0, 0);
   record.error = in.Text("error");
   return in.Finish(std::move(record));
 }

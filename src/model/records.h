@@ -54,6 +54,15 @@ struct DeviceRecord {
   std::string url;                                // "http://host:port" of its HTTP gateway.
   std::vector<std::string> emulated;              // What of it is emulated, for people.
   Maintenance maintenance = Maintenance::kNone;
+  double speed = 1;            // Of one core, a host's being 1.
+  double core_watts = 0;       // Of a busy core, by the device's power model; 0: none.
+  double power_cap_watts = 0;  // 0: none.
+  // What the requests of its running instances need, as measured of late; only of those that had requests.
+  struct Use {
+    InstanceId instance;
+    double requests_per_second = 0, cpu_ms = 0, p99_ms = 0;  // cpu_ms: of one request, of this device's core.
+  };
+  std::vector<Use> uses;
   std::string page_tracker;  // How pages that a running guest writes are found here: "userfaultfd", "mprotect", "none".
 
   std::string ToJson() const;

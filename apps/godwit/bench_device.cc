@@ -16,13 +16,16 @@
 
 #include "bench.h"
 #include "bench_samples.h"
+#include "device/arrow_generated.h"
 #include "device/built_in.h"
 #include "device/engine.h"
+#include "device/expression.h"
 #include "device/ring.h"
 
 namespace godwit::cli {
 namespace {
 
+namespace arrow = device::arrow;
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
@@ -212,6 +215,126 @@ constexpr const char* kRevenue =
 "where": "shipped >= date '1994-01-01' and shipped < date '1995-01-01' and discount between 0.05 and 0.07 and quantity < 24",
 "aggregates": ["sum(price * discount)"]})J";
 
+constexpr const char* kArrowRevenue =
+    R"J({"format": "arrow", "columns": ["quantity int", "price decimal(2)", "discount decimal(2)", "shipped date"],
+"where": "shipped >= date '1994-01-01' and shipped < date '1995-01-01' and discount between 0.05 and 0.07 and quantity < 24",
+"aggregates": ["sum(price * discount)"]})J";
+
+// The table's columns up to its comment as an Arrow stream, in record batches of 64 Ki rows.
+class ArrowTable {
+ public:
+  explicit ArrowTable(std::string_view text) {
+    WriteSchema();
+    for (std::size_t at = 0; at < text.size();) {
+      Row(text.substr(at, text.find('\n', at) - at));
+      at = text.find('\n', at) + 1;
+      if (++rows_ == kBatch || at >= text.size()) WriteBatch();
+    }
+    bytes_.append("\xff\xff\xff\xff\0\0\0\0", 8);
+  }
+  const std::string& bytes() const { return bytes_; }
+  // Of the columns that kArrowRevenue reads.
+  std::size_t read_bytes() const { return read_bytes_; }
+
+ private:
+  enum class Kind { kInt, kDecimal, kText, kDate };
+  struct Column {
+    const char* name;
+    Kind kind;
+    std::string data, offsets = std::string(4, '\0');
+  };
+  static constexpr std::uint32_t kBatch = 64 << 10;
+
+  void Row(std::string_view line) {
+    for (Column& column : columns_) {
+      const std::size_t end = line.find('|');
+      const std::string_view field = line.substr(0, end);
+      line.remove_prefix(end + 1);
+      switch (column.kind) {
+        case Kind::kText: {
+          column.data += field;
+          const auto size = static_cast<std::uint32_t>(column.data.size());
+          column.offsets.append(reinterpret_cast<const char*>(&size), 4);
+          break;
+        }
+        case Kind::kDecimal: {
+          const std::int64_t words[] = {device::ParseNumber(field, 2).value(), 0};
+          column.data.append(reinterpret_cast<const char*>(words), sizeof words);
+          break;
+        }
+        default: {
+          const auto value = static_cast<std::int32_t>(column.kind == Kind::kDate ? device::ParseDate(field).value() : device::ParseNumber(field, 0).value());
+          column.data.append(reinterpret_cast<const char*>(&value), 4);
+        }
+      }
+    }
+  }
+  template <typename Header>
+  void WriteMessage(flatbuffers::FlatBufferBuilder& builder, arrow::MessageHeader kind, flatbuffers::Offset<Header> header, const std::string& body) {
+    builder.Finish(arrow::CreateMessage(builder, arrow::MetadataVersion::V5, kind, header.Union(), static_cast<std::int64_t>(body.size())));
+    const std::uint32_t size = (builder.GetSize() + 7) / 8 * 8;
+    bytes_.append("\xff\xff\xff\xff", 4).append(reinterpret_cast<const char*>(&size), 4);
+    bytes_.append(reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize()).append(size - builder.GetSize(), '\0');
+    bytes_ += body;
+  }
+  void WriteSchema() {
+    flatbuffers::FlatBufferBuilder builder;
+    std::vector<flatbuffers::Offset<arrow::Field>> fields;
+    for (const Column& column : columns_) {
+      flatbuffers::Offset<void> type;
+      arrow::Type kind = arrow::Type::Int;
+      switch (column.kind) {
+        case Kind::kInt: type = arrow::CreateInt(builder, 32, true).Union(); break;
+        case Kind::kDecimal: kind = arrow::Type::Decimal, type = arrow::CreateDecimal(builder, 15, 2).Union(); break;
+        case Kind::kText: kind = arrow::Type::Utf8, type = arrow::CreateUtf8(builder).Union(); break;
+        case Kind::kDate: kind = arrow::Type::Date, type = arrow::CreateDate(builder, arrow::DateUnit::DAY).Union(); break;
+      }
+      fields.push_back(arrow::CreateFieldDirect(builder, column.name, false, kind, type));
+    }
+    WriteMessage(builder, arrow::MessageHeader::Schema, arrow::CreateSchemaDirect(builder, arrow::Endianness::Little, &fields), "");
+  }
+  void WriteBatch() {
+    std::string body;
+    std::vector<arrow::FieldNode> nodes;
+    std::vector<arrow::Buffer> buffers;
+    const auto put = [&](const std::string& bytes) {
+      buffers.emplace_back(static_cast<std::int64_t>(body.size()), static_cast<std::int64_t>(bytes.size()));
+      body.append(bytes).append((64 - bytes.size() % 64) % 64, '\0');
+    };
+    for (Column& column : columns_) {
+      nodes.emplace_back(rows_, 0);
+      put("");  // No validity bits.
+      if (column.kind == Kind::kText) put(column.offsets);
+      put(column.data);
+      if (std::string_view(kArrowRevenue).find(fmt::format("\"{} ", column.name)) != std::string_view::npos) read_bytes_ += column.data.size();
+      column.data.clear();
+      column.offsets.resize(4);
+    }
+    flatbuffers::FlatBufferBuilder builder;
+    WriteMessage(builder, arrow::MessageHeader::RecordBatch, arrow::CreateRecordBatchDirect(builder, rows_, &nodes, &buffers), body);
+    rows_ = 0;
+  }
+
+  std::vector<Column> columns_{{"okey", Kind::kInt},         {"pkey", Kind::kInt},        {"skey", Kind::kInt},     {"line", Kind::kInt},
+                               {"quantity", Kind::kInt},     {"price", Kind::kDecimal},   {"discount", Kind::kDecimal}, {"tax", Kind::kDecimal},
+                               {"flag", Kind::kText},        {"status", Kind::kText},     {"shipped", Kind::kDate}};
+  std::uint32_t rows_ = 0;
+  std::string bytes_;
+  std::size_t read_bytes_ = 0;
+};
+
+// Over one column after the other, as an engine for that question alone would.
+std::string ArrowRevenueByHand(const std::vector<std::int32_t>& quantity, const std::vector<std::int64_t>& price,
+                               const std::vector<std::int64_t>& discount, const std::vector<std::int32_t>& shipped) {
+  const std::int64_t from = device::ParseDate("1994-01-01").value(), to = device::ParseDate("1995-01-01").value();
+  std::int64_t sum = 0;
+  for (std::size_t i = 0; i < quantity.size(); ++i) {
+    const bool counts = shipped[i] >= from && shipped[i] < to && discount[2 * i] >= 5 && discount[2 * i] <= 7 && quantity[i] < 24;
+    sum += counts ? price[2 * i] * discount[2 * i] : 0;
+  }
+  return fmt::format("{}.{:04}\n", sum / 10000, sum % 10000);
+}
+
 // The same question as a program for it alone would answer it.
 std::string RevenueByHand(std::string_view text) {
   std::int64_t sum = 0;
@@ -267,15 +390,33 @@ Result<int> BenchDevice(const BenchOptions& options) {
                   {"8 dependent look-ups, another process", "all of them", "us", "lower", "one command each", {}, {}},
                   {"scan (sum of products, 4 conditions)", "throughput", "MB/s", "higher", "C++ for this question", {}, {}},
                   {"match (a word in few lines)", "throughput", "MB/s", "higher", "memmem", {}, {}},
-                  {"checksum (CRC-32C)", "throughput", "MB/s", "higher", "adding up words", {}, {}}};
+                  {"checksum (CRC-32C)", "throughput", "MB/s", "higher", "adding up words", {}, {}},
+                  {"scan of Arrow, the four columns read", "throughput", "MB/s", "higher", "C++ for this question", {}, {}},
+                  {"scan of Arrow, all of the batches", "throughput", "MB/s", "higher", "C++ for this question", {}, {}}};
   device::Engine engine(EngineOptions());
   const std::string text = Table();
   GODWIT_ASSIGN(const device::Capability table, Store(engine, AsBytes(text)));
-  const auto over_table = [&](device::BuiltIn function, const std::string& arguments) {
+  const ArrowTable arrow_table(text);
+  GODWIT_ASSIGN(const device::Capability arrow_memory, Store(engine, AsBytes(arrow_table.bytes())));
+  const auto over = [&](const device::Capability& of, device::BuiltIn function, const std::string& arguments) {
     device::Request request = Execute(function, arguments);
-    request.ranges = {{table, 0, table.bytes}};
+    request.ranges = {{of, 0, of.bytes}};
     return RunAll(engine, std::move(request));
   };
+  const auto over_table = [&](device::BuiltIn function, const std::string& arguments) { return over(table, function, arguments); };
+  std::vector<std::int32_t> quantity, shipped;
+  std::vector<std::int64_t> price, discount;
+  for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
+    std::string_view fields[11], line = std::string_view(text).substr(at);
+    for (std::string_view& field : fields) {
+      field = line.substr(0, line.find('|'));
+      line.remove_prefix(field.size() + 1);
+    }
+    quantity.push_back(static_cast<std::int32_t>(device::ParseNumber(fields[4], 0).value()));
+    price.insert(price.end(), {device::ParseNumber(fields[5], 2).value(), 0});
+    discount.insert(discount.end(), {device::ParseNumber(fields[6], 2).value(), 0});
+    shipped.push_back(static_cast<std::int32_t>(device::ParseDate(fields[10]).value()));
+  }
   const auto speed = [&](Clock::time_point begin) { return static_cast<double>(text.size()) / SinceUs(begin); };
   for (int round = 0; round < options.rounds; ++round) {
     if (options.progress) std::fprintf(stderr, "\r  round %d of %d", round + 1, options.rounds);
@@ -309,6 +450,18 @@ Result<int> BenchDevice(const BenchOptions& options) {
     }
     cases[4].theirs.values.push_back(speed(begin));
     if (sum == 0) return Internal("the table is empty");
+    const auto arrow_speeds = [&](double us, bool ours) {
+      for (const auto& [one, bytes] : {std::pair(&cases[5], arrow_table.read_bytes()), std::pair(&cases[6], arrow_table.bytes().size())}) {
+        (ours ? one->ours : one->theirs).values.push_back(static_cast<double>(bytes) / us);
+      }
+    };
+    begin = Clock::now();
+    GODWIT_ASSIGN(const std::string of_arrow, over(arrow_memory, device::BuiltIn::kScan, kArrowRevenue));
+    arrow_speeds(SinceUs(begin), true);
+    begin = Clock::now();
+    const std::string arrow_by_hand = ArrowRevenueByHand(quantity, price, discount, shipped);
+    arrow_speeds(SinceUs(begin), false);
+    if (of_arrow != by_hand || arrow_by_hand != by_hand) return Internal("the scan of Arrow gives " + of_arrow + ", not " + by_hand);
   }
   if (options.progress) std::fprintf(stderr, "\n");
   json results = json::array();

@@ -1,9 +1,12 @@
 // The built-in functions: results, errors, and that they go on after each small step as if they had not been stopped.
 #include "device/built_in.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
 
 #include <fmt/format.h>
@@ -175,6 +178,89 @@ TEST(LinesTest, EachByteBeginsInOnePart) {
   Lines fits({0, one.size()}, std::nullopt), does_not({0, more.size()}, std::nullopt);
   EXPECT_EQ(fits.Next(one)->size(), kLineBytesMax);
   EXPECT_EQ(does_not.Next(more).error().code, ErrorCode::kInvalidArgument);
+}
+
+// JSON lines.
+
+TEST(JsonLinesTest, MembersAreColumnsByName) {
+  const std::string columns = R"J("format": "jsonl", "columns": ["price decimal(2)", "name text", "id int", "weight real", "day date", "missing int"])J";
+  const std::string lines =
+      R"({"id": 1, "name": "a \u00e9,\n", "price": 1.10, "deep": {"id": 7, "list": [1, {"price": 2}]}, "weight": 1, "day": "2024-02-29"})" "\n\n"
+      R"({"price": "2.5", "id": true, "name": "", "day": "2024-03-01", "weight": -1.5e3, "more": null})" "\r\n";
+  const auto scan = [&](const std::string& rest, const std::string& text) { return ResultOf(*MakeScan(), "{" + columns + ", " + rest + "}", text); };
+  EXPECT_EQ(scan(R"J("select": ["id", "name", "price + 1", "weight", "day"])J", lines), "1,\"a \xc3\xa9,\n\",2.10,1,2024-02-29\n1,,3.50,-1500,2024-03-01\n");
+  EXPECT_EQ(scan(R"J("select": ["missing"])J", lines), "error: scan: counting lines from byte 0 on: line 0: member 'missing' is missing or null");
+  EXPECT_EQ(scan(R"J("select": ["id"])J", "{\"id\": 1}\n{\"id\": [1]}"), "error: scan: counting lines from byte 10 on: line 0: member 'id' is no number or text");
+  EXPECT_EQ(scan(R"J("select": ["id"])J", "{\"id\": 1"), "error: scan: counting lines from byte 0 on: line 0: is no JSON at character 9");
+  for (const char* wrong : {"7", "[1]", "null", "{\"id\": 1.5}", "{\"id\": null}"}) EXPECT_THAT(scan(R"J("select": ["id"])J", wrong), ::testing::StartsWith("error: ")) << wrong;
+  std::string many;
+  for (int i = 0; i < 5000; ++i) many += fmt::format("{{\"name\": \"{}\", \"id\": {}, \"price\": 0.{:02}}}\n", i % 7, i, i % 100);
+  ExpectSameInSteps(*MakeScan(), "{" + columns + R"J(, "group": ["name"], "aggregates": ["count", "sum(price * id)"]})J", many, 3);
+}
+
+// --- Arrow. The files were written by Arrow's own implementation for JavaScript (testdata/arrow_fixtures.mjs).
+
+std::string Fixture(const std::string& name) {
+  const char* folder = std::getenv("GODWIT_SOURCE_DIR");
+  std::ifstream file(std::string(folder != nullptr ? folder : ".") + "/src/device/testdata/" + name, std::ios::binary);
+  EXPECT_TRUE(file) << name;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+const std::string kArrowColumns =
+    R"J("format": "arrow", "columns": ["day date", "kind text", "name text", "id int", "big int", "weight real", "small real", "even int", "tiny int", "holes int"])J";
+
+std::string ArrowScan(const std::string& rest, const std::string& bytes) { return ResultOf(*MakeScan(), "{" + kArrowColumns + ", " + rest + "}", bytes); }
+
+TEST(ArrowTest, ColumnsOfAllKindsComeByName) {
+  for (const char* name : {"items.arrow", "items.arrows"}) {
+    EXPECT_EQ(ArrowScan(R"J("where": "id between 59 and 60", "select": ["id", "kind", "name", "big", "weight", "small", "day", "even", "tiny"])J", Fixture(name)),
+              "59,\"say \"\"fig\"\"\",name 59,59000000413,14.75,7.375,2024-02-29,0,59\n60,apple,name 60,60000000420,15,7.5,2024-03-01,1,60\n");
+  }
+  EXPECT_EQ(ArrowScan(R"J("group": ["kind"], "aggregates": ["count", "min(id)", "max(name like '%9')", "avg(weight)"])J", Fixture("items.arrows")),
+            "\"pear, green\",1000,1,1,374.875\n\"say \"\"fig\"\"\",1000,2,1,375.125\napple,1000,0,1,374.625\n");
+  EXPECT_EQ(ArrowScan(R"J("where": "kind = 'apple'", "select": ["id"], "limit": 2)J", Fixture("items.arrows")), "0\n3\n");
+}
+
+TEST(ArrowTest, GoesOnAfterEachStepAndInParts) {
+  const std::string bytes = Fixture("items.arrows");
+  ExpectSameInSteps(*MakeScan(), "{" + kArrowColumns + R"J(, "where": "even = 1 and kind != 'apple'", "select": ["id", "kind"]})J", bytes, 3);
+  ExpectSameInSteps(*MakeScan(), "{" + kArrowColumns + R"J(, "group": ["kind"], "aggregates": ["sum(big)"]})J", bytes, 3);
+  const std::string arguments = "{" + kArrowColumns + R"J(, "select": ["id", "kind"]})J";
+  const std::string whole = ResultOf(*MakeScan(), arguments, bytes);
+  const BytesSource source(AsBytes(bytes));
+  for (const std::uint64_t cut : {std::uint64_t{1}, std::uint64_t{bytes.size() / 2}, std::uint64_t{bytes.size() - 1}}) {
+    EXPECT_EQ(ResultOf(*MakeScan(), arguments, source, Endless(), {0, cut}) + ResultOf(*MakeScan(), arguments, source, OneStep(), {cut, bytes.size()}), whole) << cut;
+  }
+}
+
+TEST(ArrowTest, WhatDoesNotFitIsNamed) {
+  const std::string bytes = Fixture("items.arrow");
+  EXPECT_EQ(ArrowScan(R"J("select": ["holes"])J", bytes).substr(0, 31), "error: scan: Arrow message at b");
+  EXPECT_THAT(ArrowScan(R"J("select": ["holes"])J", bytes), ::testing::HasSubstr("column 'holes': it has nulls"));
+  const auto with = [&](const std::string& column) { return ResultOf(*MakeScan(), R"J({"format": "arrow", "columns": [")J" + column + R"J("], "select": [")J" + column.substr(0, column.find(' ')) + "\"]}", bytes); };
+  EXPECT_EQ(with("nothing int"), "error: scan: the Arrow schema has no column 'nothing'");
+  EXPECT_EQ(with("id text"), "error: scan: column 'id' of type text is Int in the Arrow schema");
+  EXPECT_EQ(with("nested int"), "error: scan: column 'nested' of type int is List in the Arrow schema");
+  EXPECT_EQ(with("kind int"), "error: scan: column 'kind' of type int is Utf8 with a dictionary in the Arrow schema");
+  EXPECT_EQ(with("weight int"), "error: scan: column 'weight' of type int is FloatingPoint in the Arrow schema");
+  EXPECT_THAT(ResultOf(*MakeScan(), "{" + kArrowColumns + R"J(, "select": ["id"]})J", "1,2,3\n"), ::testing::HasSubstr("at byte 0: it is cut short"));
+  EXPECT_THAT(ResultOf(*MakeScan(), "{" + kArrowColumns + R"J(, "select": ["id"]})J", "id,name\n1,2\n"), ::testing::HasSubstr("no Arrow IPC message begins here"));
+}
+
+TEST(ArrowTest, DamagedBytesAreAnErrorOrOtherValuesAndNothingElse) {
+  const std::string bytes = Fixture("items.arrows");
+  const std::string arguments = "{" + kArrowColumns + R"J(, "where": "id >= 0 and tiny < 300", "select": ["kind", "name", "big", "weight", "even"]})J";
+  std::mt19937 random(1);
+  for (int i = 0; i < 2000; ++i) {
+    std::string damaged = bytes;
+    // Where metadata is: at the begin of the messages.
+    const std::size_t at = i % 2 == 0 ? random() % 4096 : random() % damaged.size();
+    damaged[at] = static_cast<char>(random());
+    const std::string result = ResultOf(*MakeScan(), arguments, damaged);
+    EXPECT_LT(result.size(), 10u << 20);
+  }
+  for (std::size_t cut = 0; cut < bytes.size(); cut += 997) ResultOf(*MakeScan(), arguments, bytes.substr(0, cut));
 }
 
 TEST(MatchTest, GivesMatchingLinesOrTheirCount) {

@@ -9,8 +9,7 @@
 #include "device/arguments.h"
 #include "device/built_in.h"
 #include "device/expression.h"
-#include "device/lines.h"
-#include "device/table.h"
+#include "device/rows.h"
 
 namespace godwit::device {
 namespace {
@@ -24,7 +23,10 @@ struct Aggregate {
   std::shared_ptr<const Expression> of;  // Null: count of rows.
 };
 
+enum class Format { kCsv, kJsonLines, kArrow };
+
 struct Plan {
+  Format kind = Format::kCsv;
   TableFormat format;
   bool header = false;
   std::shared_ptr<const Expression> where;  // Null: all rows.
@@ -78,25 +80,18 @@ void AppendValue(const Type& type, const Column& column, std::size_t row, std::s
 
 class ScanWork final : public Work {
  public:
-  ScanWork(std::shared_ptr<const Plan> plan, Part part, std::optional<std::uint64_t> position, bool header_done, std::uint64_t rows, Groups groups)
-      : plan_(std::move(plan)), reader_(plan_->format, plan_->Needed()), lines_(part, position),
-        skip_header_(plan_->header && part.begin == 0 && !header_done), rows_(rows), groups_(std::move(groups)) {
+  ScanWork(std::shared_ptr<const Plan> plan, std::unique_ptr<Rows> table, std::uint64_t rows, Groups groups)
+      : plan_(std::move(plan)), table_(std::move(table)), rows_(rows), groups_(std::move(groups)) {
     for (const auto& [key, totals] : groups_) group_bytes_ += key.size();
   }
 
   Result<bool> Run(const Source& source, const Pace& pace, Bytes* output) override {
     while (rows_ < plan_->limit) {
-      const std::uint64_t begin = lines_.position();
-      GODWIT_ASSIGN(std::string_view run, lines_.Next(source));
-      if (run.empty()) break;
-      if (skip_header_) run.remove_prefix(std::min(run.size(), run.find('\n') + 1));
-      skip_header_ = false;
-      while (!run.empty() && rows_ < plan_->limit) {
-        const auto taken = reader_.Read(run, &batch_);
-        if (!taken.ok()) return taken.error().Within(fmt::format("scan, counting lines from byte {} on", begin));
-        run.remove_prefix(*taken);
-        GODWIT_TRY(plan_->grouped() ? Gather() : Project());
-      }
+      const auto more = table_->Next(source, &batch_);
+      if (!more.ok()) return more.error().Within("scan");
+      if (!*more) break;
+      GODWIT_TRY(plan_->grouped() ? Gather() : Project());
+      if (!table_->between()) continue;
       output->insert(output->end(), text_.begin(), text_.end());
       text_.clear();
       if (pace.Over(output->size())) return false;
@@ -120,14 +115,16 @@ class ScanWork final : public Work {
       for (const char c : key) fmt::format_to(std::back_inserter(hex), "{:02x}", static_cast<std::uint8_t>(c));
       groups.push_back({hex, std::move(list)});
     }
-    const std::string text =
-        nlohmann::json{{"position", lines_.position()}, {"header_done", !skip_header_}, {"rows", rows_}, {"groups", std::move(groups)}}.dump();
+    nlohmann::json state = table_->Save();
+    state["rows"] = rows_;
+    state["groups"] = std::move(groups);
+    const std::string text = state.dump();
     if (text.size() > 256 << 10) {
       return ResourceExhausted(fmt::format("scan: {} groups of {} bytes of keys are too many to go on elsewhere with", groups_.size(), group_bytes_));
     }
     return Bytes(text.begin(), text.end());
   }
-  std::uint64_t read_bytes() const override { return lines_.read_bytes(); }
+  std::uint64_t read_bytes() const override { return table_->read_bytes(); }
 
  private:
   // chosen_: the rows that the condition holds for.
@@ -244,9 +241,7 @@ class ScanWork final : public Work {
   }
 
   const std::shared_ptr<const Plan> plan_;
-  TableReader reader_;
-  Lines lines_;
-  bool skip_header_;
+  const std::unique_ptr<Rows> table_;
   std::uint64_t rows_;  // Given out.
   Groups groups_;
   std::size_t group_bytes_ = 0;
@@ -263,7 +258,10 @@ class ScanArguments {
 
   Result<std::shared_ptr<const Plan>> Read() {
     auto plan = std::make_shared<Plan>();
-    if (const std::string format = arguments_.Text("format", "csv"); format != "csv") arguments_.Fail("format", "must be csv");
+    const std::string format = arguments_.Text("format", "csv");
+    if (format == "jsonl") plan->kind = Format::kJsonLines;
+    else if (format == "arrow") plan->kind = Format::kArrow;
+    else if (format != "csv") arguments_.Fail("format", "must be csv, jsonl or arrow");
     const std::string delimiter = arguments_.Text("delimiter", ",");
     if (delimiter.size() != 1 || delimiter == "\n" || delimiter == "\"") arguments_.Fail("delimiter", "must be one character, no quote");
     else plan->format.delimiter = delimiter[0];
@@ -377,19 +375,15 @@ class Scan final : public Function {
   std::string_view name() const override { return "scan"; }
   Result<std::unique_ptr<Work>> Begin(ByteView text, ByteView state, Part part) const override {
     GODWIT_ASSIGN(auto plan, ScanArguments(text).Read());
-    std::optional<std::uint64_t> position;
-    bool header_done = false;
-    std::uint64_t rows = 0;
-    Groups groups;
-    if (!state.empty()) {
-      Arguments saved("state of scan", state);
-      position = saved.Number("position", part.begin, part.begin, ~0ull);
-      header_done = saved.Flag("header_done", true);
-      rows = saved.Number("rows", 0, 0, ~0ull);
-      GODWIT_ASSIGN(groups, ReadGroups(saved.List("groups", kGroupsMax), plan->aggregates.size()));
-      if (const Status status = saved.Finish(); !status.ok()) return Corrupt(status.error().message);
-    }
-    return std::unique_ptr<Work>(std::make_unique<ScanWork>(std::move(plan), part, position, header_done, rows, std::move(groups)));
+    const auto make = plan->kind == Format::kCsv ? MakeTextRows : plan->kind == Format::kArrow ? MakeArrowRows : MakeJsonRows;
+    RowsOptions options{plan->format, plan->Needed(), part, plan->header};
+    if (state.empty()) return std::unique_ptr<Work>(std::make_unique<ScanWork>(std::move(plan), make(std::move(options), nullptr), 0, Groups()));
+    Arguments saved("state of scan", state);
+    auto table = make(std::move(options), &saved);
+    const std::uint64_t rows = saved.Number("rows", 0, 0, ~0ull);
+    GODWIT_ASSIGN(Groups groups, ReadGroups(saved.List("groups", kGroupsMax), plan->aggregates.size()));
+    if (const Status status = saved.Finish(); !status.ok()) return Corrupt(status.error().message);
+    return std::unique_ptr<Work>(std::make_unique<ScanWork>(std::move(plan), std::move(table), rows, std::move(groups)));
   }
   bool brief(ByteView, Part) const override { return false; }
 };

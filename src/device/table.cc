@@ -34,36 +34,38 @@ TableReader::TableReader(TableFormat format, std::vector<bool> needed) : format_
   }
 }
 
-Status TableReader::Store(std::size_t column, std::string_view field, std::size_t row, Batch* to) {
-  const ColumnDescription& description = format_.columns[column];
-  const auto bad = [&](const std::string& what) { return InvalidArgument(fmt::format("line {}, column '{}': {}", row, description.name, what)); };
-  Column& values = to->columns[column];
-  switch (description.type.kind) {
-    case TypeKind::kText: values.texts.push_back(field); return {};
+void StartBatch(const TableFormat& format, Batch* to) {
+  to->rows = 0;
+  to->columns.resize(format.columns.size());
+  for (Column& column : to->columns) {
+    column.numbers.clear();
+    column.reals.clear();
+    column.texts.clear();
+  }
+}
+
+Status StoreField(const ColumnDescription& column, std::string_view field, std::size_t row, Column* to) {
+  const auto bad = [&](const std::string& what) { return InvalidArgument(fmt::format("line {}, column '{}': {}", row, column.name, what)); };
+  switch (column.type.kind) {
+    case TypeKind::kText: to->texts.push_back(field); return {};
     case TypeKind::kReal: {
       double real = 0;
       const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), real);
       if (error != std::errc() || end != field.data() + field.size()) return bad(fmt::format("'{}' is no number", field.substr(0, 40)));
-      values.reals.push_back(real);
+      to->reals.push_back(real);
       return {};
     }
     default: {
-      const auto number = description.type.kind == TypeKind::kDate ? ParseDate(field) : ParseNumber(field, description.type.scale);
+      const auto number = column.type.kind == TypeKind::kDate ? ParseDate(field) : ParseNumber(field, column.type.scale);
       if (!number.ok()) return bad(number.error().message);
-      values.numbers.push_back(*number);
+      to->numbers.push_back(*number);
       return {};
     }
   }
 }
 
 Result<std::size_t> TableReader::Read(std::string_view lines, Batch* to) {
-  to->rows = 0;
-  to->columns.resize(format_.columns.size());
-  for (Column& column : to->columns) {
-    column.numbers.clear();
-    column.reals.clear();
-    column.texts.clear();
-  }
+  StartBatch(format_, to);
   unquoted_.clear();
   std::size_t at = 0;
   while (at < lines.size() && to->rows < kBatchRows) {
@@ -95,7 +97,7 @@ Result<std::size_t> TableReader::Read(std::string_view lines, Batch* to) {
       }
       line_ended = at >= lines.size() || lines[at] == '\n';
       if (!line_ended) ++at;
-      if (needed_[column]) GODWIT_TRY(Store(column, field, to->rows, to));
+      if (needed_[column]) GODWIT_TRY(StoreField(format_.columns[column], field, to->rows, &to->columns[column]));
     }
     if (!line_ended) {
       const void* end = std::memchr(lines.data() + at, '\n', lines.size() - at);

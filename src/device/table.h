@@ -16,6 +16,11 @@ struct TableFormat {
   std::vector<ColumnDescription> columns;  // In the order of the fields; a line may have more fields.
 };
 
+// No rows, and as many columns as the format has.
+void StartBatch(const TableFormat& format, Batch* to);
+// A value from its text behind those that `to` has; `row` is for the error.
+Status StoreField(const ColumnDescription& column, std::string_view field, std::size_t row, Column* to);
+
 class TableReader {
  public:
   // Only columns with needed[i] are filled.
@@ -27,8 +32,6 @@ class TableReader {
   static constexpr std::size_t kBatchRows = 1024;
 
  private:
-  Status Store(std::size_t column, std::string_view field, std::size_t row, Batch* to);
-
   const TableFormat format_;
   std::vector<bool> needed_;
   std::size_t last_needed_ = 0;

@@ -39,6 +39,7 @@ Result<int> BenchStart(const BenchOptions& options);
 Result<int> BenchMigrate(const BenchOptions& options);
 Result<int> BenchLink(const BenchOptions& options);
 Result<int> BenchDevice(const BenchOptions& options);
+Result<int> BenchForeground(const BenchOptions& options);
 Result<int> BenchOffload(const BenchOptions& options);
 
 // {"bench","commit","machine","results"}: the document of one benchmark.

@@ -297,7 +297,8 @@ class Keeper {
                                     std::to_string(plan.memory.value),
                                     fmt::format("--speed={}", plan.speed),
                                     fmt::format("--core-watts={}", plan.core_watts),
-                                    fmt::format("--power-cap-watts={}", plan.power_cap_watts)}) {
+                                    fmt::format("--power-cap-watts={}", plan.power_cap_watts),
+                                    fmt::format("--foreground-p99-us={:.0f}", plan.foreground_p99_us)}) {
       command.push_back(word);
     }
     if (plan.link_mbps != 0 && !shaped) {

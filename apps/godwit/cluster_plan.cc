@@ -27,7 +27,7 @@ bool IsName(std::string_view name) {
 
 Result<PlannedDevice> ParseDevice(const toml::table& table, const std::string& where) {
   static const std::set<std::string_view> kKeys = {"name", "class", "isa", "cores", "memory", "link_mbps",
-                                                  "speed", "core_watts", "power_cap_watts"};
+                                                  "speed", "core_watts", "power_cap_watts", "foreground_p99_us"};
   for (const auto& [key, node] : table) {
     if (!kKeys.contains(key.str()))
       return InvalidArgument(fmt::format("{}: unknown key '{}'", where, key.str()));
@@ -68,6 +68,8 @@ Result<PlannedDevice> ParseDevice(const toml::table& table, const std::string& w
   if (!(device.speed >= 0.001 && device.speed <= 1000)) return InvalidArgument(where + ": 'speed' must be between 0.001 and 1000");
   device.core_watts = table["core_watts"].value_or(0.0);
   device.power_cap_watts = table["power_cap_watts"].value_or(0.0);
+  device.foreground_p99_us = table["foreground_p99_us"].value_or(0.0);
+  if (!(device.foreground_p99_us >= 0 && device.foreground_p99_us <= 1e9)) return InvalidArgument(where + ": 'foreground_p99_us' must be between 0 and 1000000000");
   if (!(device.core_watts >= 0 && device.core_watts <= 1e4)) return InvalidArgument(where + ": 'core_watts' must be between 0 and 10000");
   if (!(device.power_cap_watts >= 0 && device.power_cap_watts <= 1e6)) return InvalidArgument(where + ": 'power_cap_watts' must be between 0 and 1000000");
   return device;

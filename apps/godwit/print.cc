@@ -174,6 +174,16 @@ std::string FormatRow(const std::string& kind, const json& item, const std::stri
   return Join(row, std::vector<std::size_t>(row.size(), 12));
 }
 
+std::string FormatTable(const std::vector<Row>& rows) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const Row& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const Row& row : rows) text += Join(row, widths);
+  return text;
+}
+
 std::string FormatRecords(const std::string& kind, const json& items, const std::string& format) {
   if (format == "json") return json{{"items", items}}.dump(2) + "\n";
   if (format == "yaml") return ToYaml(json{{"items", items}});
@@ -184,12 +194,7 @@ std::string FormatRecords(const std::string& kind, const json& items, const std:
   }
   std::vector<Row> rows{HeadOf(kind, format == "wide")};
   for (const json& item : items) rows.push_back(RowOf(kind, item, format == "wide"));
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const Row& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  for (const Row& row : rows) text += Join(row, widths);
-  return text;
+  return FormatTable(rows);
 }
 
 }  // namespace godwit::cli

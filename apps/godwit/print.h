@@ -11,6 +11,8 @@ namespace godwit::cli {
 std::string FormatRecords(const std::string& kind, const nlohmann::json& items, const std::string& format);
 // One line of the table of that kind, without its head; for watches.
 std::string FormatRow(const std::string& kind, const nlohmann::json& item, const std::string& format);
+// Columns as wide as they must be; the first row is the head.
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 std::string ToYaml(const nlohmann::json& value, int indent = 0);
 // "64 MiB", "1.5 GiB".
 std::string HumanBytes(double bytes);

@@ -19,6 +19,7 @@ struct AgentFlags {
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
   double speed = 1, core_watts = 0, power_cap_watts = 0;
+  std::uint32_t foreground_p99_us = 0;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0, migration_bytes_per_second = 0;
   std::uint32_t drain_within_s = 0;
   bool plaintext = false;
@@ -55,6 +56,7 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   options.speed = flags.speed;
   options.core_watts = flags.core_watts;
   options.power_cap_watts = flags.power_cap_watts;
+  options.foreground_p99 = std::chrono::microseconds(flags.foreground_p99_us);
   options.emulated = flags.emulated;
   options.controller = flags.join;
   options.token = token;
@@ -151,6 +153,8 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--speed", flags->speed, "Speed of one core; a host's is 1")->capture_default_str()->check(CLI::Range(0.001, 1000.0));
   command->add_option("--core-watts", flags->core_watts, "Power of a busy core, for predictions; 0: not known")->check(CLI::Range(0.0, 10000.0));
   command->add_option("--power-cap-watts", flags->power_cap_watts, "Nothing moves here that would need more, by --core-watts; 0: no cap")->check(CLI::Range(0.0, 1e6));
+  command->add_option("--foreground-p99-us", flags->foreground_p99_us,
+                      "Functions over datasets here get less time while the 99th percentile of reads of them is above this; 0: no bound");
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);
   command->add_option("--link-bytes-per-second", flags->link_bytes_per_second, "Emulate a slower link for what this agent sends");

@@ -112,6 +112,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<ControlClient> control_;
   std::unique_ptr<LogBook> logs_;
   std::unique_ptr<Datasets> datasets_;
+  std::shared_ptr<device::Foreground> foreground_;
   std::unique_ptr<PackageCache> packages_;
   std::shared_ptr<DeviceEnvironment> environment_;
   std::unique_ptr<Offloads> offloads_;
@@ -143,8 +144,10 @@ Status DeviceAgent::Start() {
                                                 options_.trusted));
   const DeviceInfo info{options_.name.value, std::string(model::ToString(options_.device_class)),
                         std::string(package::IsaName(package::HostIsa()))};
-  environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, composition_.call);
+  foreground_ = std::make_shared<device::Foreground>(options_.foreground_p99);
+  environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, foreground_, composition_.call);
   Offloads::Options offloads;
+  offloads.foreground = foreground_;
   offloads.info = info;
   offloads.profile.name = info.name;
   offloads.profile.device_class = info.device_class;
@@ -175,7 +178,7 @@ Status DeviceAgent::Start() {
                                                                        .tracker = tracker_,
                                                                        .bytes_per_second = options_.migration_bytes_per_second});
   data_lane_ = std::make_unique<Lane>();
-  data_http_ = std::make_unique<DataHttp>(*datasets_, offloads_->engine(), options_.token, DataHttp::Registrar{
+  data_http_ = std::make_unique<DataHttp>(*datasets_, *foreground_, offloads_->engine(), options_.token, DataHttp::Registrar{
       [this](const DatasetInfo& dataset, std::function<void(Status)> done) { RegisterDataset(dataset, std::move(done)); },
       [this](const model::DatasetName& name, std::function<void(Status)> done) {
         control_->Report("DELETE", "/v1/datasets/" + name.value, "", std::move(done));
@@ -226,6 +229,8 @@ model::DeviceRecord DeviceAgent::Record() {
     const auto& recent = resident.statistics.recent;
     if (recent) record.uses.push_back({resident.instance, recent->requests_per_second, recent->cpu_ms, recent->p99_ms});
   }
+  const auto foreground = foreground_->figures();
+  record.foreground = {foreground.per_second, foreground.p50_us, foreground.p99_us, foreground.share, offloads_->running()};
   record.boot_id = boot_;
   record.channel = fmt::format("{}:{}", advertised(), server_->port());
   record.url = fmt::format("http://{}:{}", advertised(), http_port_);
@@ -378,7 +383,7 @@ void DeviceAgent::ServeData(const std::shared_ptr<Channel>& channel, std::uint64
     static_cast<void>(channel->Reply(call, builder, wire::CreateDataReply(builder, outcome)).ok());  // Unsent: the peer's time-out says so.
     return;
   }
-  data_lane_->Post([this, channel, call, name = model::DatasetName(dataset), service, offset, length, open] {
+  data_lane_->Post([this, channel, call, name = model::DatasetName(dataset), service, offset, length, open, came = std::chrono::steady_clock::now()] {
     Bytes bytes;
     std::uint64_t size = 0;
     const Status status = [&]() -> Status {
@@ -395,6 +400,7 @@ void DeviceAgent::ServeData(const std::shared_ptr<Channel>& channel, std::uint64
     const auto outcome = PutOutcome(*builder, status);
     transport::FinishMessage(*builder, wire::CreateDataReply(*builder, outcome, size), 0, call);
     const Status sent = channel->Send(*builder, bytes);
+    foreground_->Note(std::chrono::steady_clock::now() - came);
     if (!sent.ok() && sent.error().code == ErrorCode::kResourceExhausted) {
       // The queue is full of answers: this one waits its turn, once; a peer that reads nothing loses it by timeout.
       channel->WhenWritable([channel, builder, bytes = std::move(bytes), open] { static_cast<void>(channel->Send(*builder, bytes).ok()); });
@@ -430,6 +436,13 @@ std::string DeviceAgent::MetricsText() const {
     text += fmt::format("godwit_instances{{service=\"{}\",device=\"{}\",class=\"{}\",state=\"Running\"}} {}\n", service,
                         options_.name.value, model::ToString(options_.device_class), count);
   }
+  const auto foreground = foreground_->figures();
+  text += "# TYPE godwit_device_foreground_latency_seconds summary\n# UNIT godwit_device_foreground_latency_seconds seconds\n";
+  for (const auto& [quantile, us] : {std::pair("0.5", foreground.p50_us), std::pair("0.99", foreground.p99_us)}) {
+    text += fmt::format("godwit_device_foreground_latency_seconds{{quantile=\"{}\"}} {}\n", quantile, us / 1e6);
+  }
+  text += fmt::format("godwit_device_foreground_latency_seconds_count {}\ngodwit_device_foreground_latency_seconds_sum {}\n", foreground.count, foreground.sum_us / 1e6);
+  text += fmt::format("# TYPE godwit_device_offload_share_ratio gauge\n# UNIT godwit_device_offload_share_ratio ratio\ngodwit_device_offload_share_ratio {}\n", foreground.share);
   text += fmt::format("# TYPE godwit_data_local_bytes counter\ngodwit_data_local_bytes_total {}\n", environment_->local_bytes());
   text += fmt::format("# TYPE godwit_data_remote_bytes counter\ngodwit_data_remote_bytes_total {}\n", environment_->remote_bytes());
   return text + offloads_->MetricsText();

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <charconv>
+#include <chrono>
+#include <optional>
+#include <tuple>
 
 #include <fmt/format.h>
 
@@ -38,6 +41,27 @@ bool SameText(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
+// One range of bytes of RFC 9110, 14.1.2, as [begin, end): empty if there is none of it. nullopt: to be ignored.
+std::optional<std::pair<std::uint64_t, std::uint64_t>> RangeOf(std::string_view text, std::uint64_t size) {
+  constexpr std::string_view kUnit = "bytes=";
+  if (!text.starts_with(kUnit)) return std::nullopt;
+  text.remove_prefix(kUnit.size());
+  const std::size_t dash = text.find('-');
+  if (dash == text.npos || text.find(',') != text.npos) return std::nullopt;
+  const auto number = [](std::string_view digits, std::uint64_t* to) {
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), *to);
+    return error == std::errc() && end == digits.data() + digits.size();
+  };
+  std::uint64_t first = 0, last = size - 1;
+  if (dash == 0) {
+    if (!number(text.substr(1), &first)) return std::nullopt;
+    return std::pair(size - std::min(first, size), size);
+  }
+  if (!number(text.substr(0, dash), &first) || (dash + 1 < text.size() && (!number(text.substr(dash + 1), &last) || last < first))) return std::nullopt;
+  if (first >= size) return std::pair(size, size);
+  return std::pair(first, std::min(last, size - 1) + 1);
+}
+
 // Takes piece after piece until the end; owns itself through the callbacks.
 struct Upload : std::enable_shared_from_this<Upload> {
   Exchange exchange;
@@ -64,16 +88,18 @@ struct Upload : std::enable_shared_from_this<Upload> {
 
 struct Download : std::enable_shared_from_this<Download> {
   Exchange exchange;
+  device::Foreground* foreground = nullptr;
   std::shared_ptr<const Dataset> dataset;
-  std::uint64_t offset = 0;
+  std::uint64_t offset = 0, end = 0;
 
   void Next() {
-    std::string piece(kPieceBytes, '\0');
+    if (offset == end) return exchange->Finish();
+    const auto begun = std::chrono::steady_clock::now();
+    std::string piece(std::min<std::uint64_t>(kPieceBytes, end - offset), '\0');
     const auto got = dataset->Read(offset, {reinterpret_cast<std::uint8_t*>(piece.data()), piece.size()});
-    if (!got.ok()) return exchange->Abort();
-    if (*got == 0) return exchange->Finish();
-    piece.resize(*got);
+    if (!got.ok() || *got != piece.size()) return exchange->Abort();
     offset += *got;
+    foreground->Note(std::chrono::steady_clock::now() - begun);
     exchange->Write(std::move(piece), [self = shared_from_this()](Status sent) {
       if (sent.ok()) self->Next();
     });
@@ -194,10 +220,25 @@ void DataHttp::Put(const Exchange& exchange, const model::DatasetName& name) {
 void DataHttp::Get(const Exchange& exchange, const model::DatasetName& name) {
   auto dataset = datasets_.Open(name);
   if (!dataset.ok()) return Refuse(exchange, dataset.error());
-  exchange->Begin(200, {{"Content-Type", "application/octet-stream"}}, (*dataset)->size());
+  const std::uint64_t size = (*dataset)->size();
   auto download = std::make_shared<Download>();
   download->exchange = exchange;
+  download->foreground = &foreground_;
   download->dataset = std::move(dataset).value();
+  download->end = size;
+  transport::HttpHeaders headers{{"Content-Type", "application/octet-stream"}, {"Accept-Ranges", "bytes"}};
+  const std::string* range = exchange->request().header("Range");
+  const auto part = range != nullptr ? RangeOf(*range, size) : std::nullopt;
+  if (part && part->first == part->second) {
+    headers[0].value = "application/problem+json";
+    headers.push_back({"Content-Range", fmt::format("bytes */{}", size)});
+    return exchange->Respond(416, std::move(headers), transport::ProblemJson(416, fmt::format("the dataset has {} bytes", size)));
+  }
+  if (part) {
+    std::tie(download->offset, download->end) = *part;
+    headers.push_back({"Content-Range", fmt::format("bytes {}-{}/{}", part->first, part->second - 1, size)});
+  }
+  exchange->Begin(part ? 206 : 200, std::move(headers), download->end - download->offset);
   download->Next();
 }
 

@@ -1,4 +1,4 @@
-// DataHttp: PUT, GET and DELETE /v1/data/NAME of this device's datasets, streaming; POST /v1/data/NAME?run=FUNCTION runs a
+// DataHttp: PUT, GET (one Range too) and DELETE /v1/data/NAME of this device's datasets, streaming; POST /v1/data/NAME?run=FUNCTION runs a
 // function over one, with the body as its arguments, and streams its output. Loop-bound.
 #pragma once
 
@@ -8,6 +8,7 @@
 
 #include "agent/datasets.h"
 #include "device/device.h"
+#include "device/foreground.h"
 #include "transport/http_server.h"
 
 namespace godwit::agent {
@@ -19,9 +20,9 @@ class DataHttp {
     std::function<void(const DatasetInfo& info, std::function<void(Status)> done)> put;
     std::function<void(const model::DatasetName& name, std::function<void(Status)> done)> remove;
   };
-  // `datasets` and `device`, which runs functions over them, outlive it. With a token, requests must bear it.
-  DataHttp(Datasets& datasets, device::Device& device, std::string token, Registrar registrar)
-      : datasets_(datasets), device_(device), token_(std::move(token)), registrar_(std::move(registrar)) {}
+  // `datasets`, `foreground`, which is told of reads, and `device`, which runs functions over them, outlive it. With a token, requests must bear it.
+  DataHttp(Datasets& datasets, device::Foreground& foreground, device::Device& device, std::string token, Registrar registrar)
+      : datasets_(datasets), foreground_(foreground), device_(device), token_(std::move(token)), registrar_(std::move(registrar)) {}
   // False: not a path of datasets.
   bool Handle(const std::shared_ptr<transport::HttpExchange>& exchange);
 
@@ -32,6 +33,7 @@ class DataHttp {
   void Run(const std::shared_ptr<transport::HttpExchange>& exchange, const model::DatasetName& name);
 
   Datasets& datasets_;
+  device::Foreground& foreground_;
   device::Device& device_;
   const std::string token_;
   const Registrar registrar_;

@@ -100,7 +100,9 @@ void DeviceEnvironment::DataRead(const Asker& asker, const model::DatasetName& d
   length = std::min<std::uint32_t>(length, kDataReadBytesMax);
   if (const auto local = datasets_.Open(dataset); local.ok()) {
     Bytes bytes(length);
+    const auto begun = std::chrono::steady_clock::now();
     const auto got = (*local)->Read(offset, bytes);
+    foreground_->Note(std::chrono::steady_clock::now() - begun);
     if (!got.ok()) return done(got.error());
     bytes.resize(*got);
     local_bytes_ += *got;

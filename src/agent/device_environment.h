@@ -23,9 +23,10 @@ namespace godwit::agent {
 class DeviceEnvironment final : public Environment, public std::enable_shared_from_this<DeviceEnvironment> {
  public:
   using CallService = std::function<std::shared_ptr<Pending>(OutgoingCall call, std::function<void(Result<CallAnswer>)> done)>;
-  // `call`: to other services; null: none. What is referred to outlives it.
-  DeviceEnvironment(transport::EventLoop& loop, DeviceInfo info, LogBook& logs, Datasets& datasets, CallService call)
-      : loop_(loop), info_(std::move(info)), logs_(logs), datasets_(datasets), call_(std::move(call)) {}
+  // `foreground` is told of reads of the datasets here. `call`: to other services; null: none. What is referred to outlives it.
+  DeviceEnvironment(transport::EventLoop& loop, DeviceInfo info, LogBook& logs, Datasets& datasets, std::shared_ptr<device::Foreground> foreground,
+                    CallService call)
+      : loop_(loop), info_(std::move(info)), logs_(logs), datasets_(datasets), foreground_(std::move(foreground)), call_(std::move(call)) {}
 
   const DeviceInfo& device() const override { return info_; }
   void Log(const Asker& from, LogLevel level, std::string_view line) override { logs_.Append(from, info_.name, level, line); }
@@ -85,6 +86,7 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   const DeviceInfo info_;
   LogBook& logs_;
   Datasets& datasets_;
+  const std::shared_ptr<device::Foreground> foreground_;
   CallService call_;
   transport::ChannelPool* pool_ = nullptr;
   Outbound* outbound_ = nullptr;

@@ -232,8 +232,8 @@ std::shared_ptr<device::Device> Unowned(device::Device* device) { return std::sh
 Offloads::Offloads(Options options, Datasets& datasets) : options_(std::move(options)), shared_(std::make_shared<Shared>()) {
   fetched_ = std::make_shared<FetchedStorage>(options_, shared_);
   engine_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, std::make_shared<LocalStorage>(options_, datasets),
-                                                                     options_.programs, device::BuiltInFunctions()});
-  home_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, fetched_, options_.programs, device::BuiltInFunctions()});
+                                                                     options_.programs, device::BuiltInFunctions(), options_.foreground});
+  home_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, fetched_, options_.programs, device::BuiltInFunctions(), nullptr});
 }
 
 Offloads::~Offloads() { shared_->ending = true; }

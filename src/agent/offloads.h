@@ -28,6 +28,7 @@ class Offloads {
   struct Options {
     DeviceInfo info;
     device::Profile profile;
+    std::shared_ptr<device::Foreground> foreground;  // The reads of the datasets here, which go before what runs over them.
     // May `service` read (write) it? Any thread.
     std::function<Status(const std::string& service, const model::DatasetName& dataset, bool write)> may;
     // Ranged reads of a dataset that is elsewhere, as Environment::DataRead has them.
@@ -59,6 +60,8 @@ class Offloads {
   std::shared_ptr<Pending> Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
                                const std::string& export_name, device::Request request, std::function<void(Result<device::Completion>)> done);
 
+  // Functions that run over the datasets here now.
+  std::size_t running() const { return engine_->running(); }
   // What was learned, and how good the predictions are: JSON.
   std::string Describe() const;
   // OpenMetrics text.

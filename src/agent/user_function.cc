@@ -53,6 +53,7 @@ class Watch {
           std::unique_lock lock(mutex_);
           while (!changed_.wait_for(lock, std::chrono::milliseconds(1), [this] { return ended_; })) {
             if (pace.Over(0)) return instance.RequestStop();
+            if (const auto owed = pace.Owed(); owed.count() > 0) instance.Nap(owed);
           }
         }) {}
   ~Watch() {

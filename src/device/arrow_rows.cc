@@ -65,6 +65,7 @@ struct Message {
 // In a copy of `bytes`; null if they are none.
 template <typename Table>
 const Table* Verified(ByteView bytes, Metadata* copy) {
+  if (bytes.empty()) return nullptr;
   copy->assign((bytes.size() + 7) / 8, 0);
   std::memcpy(copy->data(), bytes.data(), bytes.size());
   const auto* data = reinterpret_cast<const std::uint8_t*>(copy->data());

@@ -72,8 +72,9 @@ struct Engine::BatchRun {
 
 class Engine::JobPace final : public Pace {
  public:
-  JobPace(const Job& job, const Profile& profile) : job_(job), profile_(profile) {}
+  JobPace(const Job& job, const Options& options) : job_(job), profile_(options.profile), foreground_(options.foreground.get()) {}
   bool Over(std::size_t output_bytes) const override {
+    if (const auto owed = std::this_thread::get_id() == worker_ ? Owed() : microseconds(0); owed.count() > 0) std::this_thread::sleep_for(owed);
     if (output_bytes >= kOutputBytes || job_.ended()) return true;
     const auto& request = job_.request;
     const std::uint64_t busy = MicrosecondsSince(job_.begun);
@@ -81,11 +82,32 @@ class Engine::JobPace final : public Pace {
            (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
   }
 
+  // Asked for again and again; less than a millisecond is left for the next time.
+  microseconds Owed() const override {
+    if (foreground_ == nullptr) return microseconds(0);
+    const auto now = Clock::now();
+    const double share = foreground_->share(now);
+    Clock::rep since = rested_.load(std::memory_order_relaxed);
+    const auto ran = now - Clock::time_point(Clock::duration(since));
+    const auto owed = std::chrono::duration_cast<microseconds>(ran * (1 / share - 1));
+    if (share == 1 || owed < kRestLeast) {
+      if (share == 1) rested_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
+      return microseconds(0);
+    }
+    const microseconds rest = std::min(owed, kRestMost);
+    // Of two that ask at once one rests.
+    return rested_.compare_exchange_strong(since, (now + rest).time_since_epoch().count()) ? rest : microseconds(0);
+  }
+
   bool past_slice = false;  // It goes on all the same.
 
  private:
+  static constexpr microseconds kRestLeast{1000}, kRestMost{50'000};
   const Job& job_;
   const Profile& profile_;
+  Foreground* const foreground_;
+  const std::thread::id worker_ = std::this_thread::get_id();
+  mutable std::atomic<Clock::rep> rested_{Clock::now().time_since_epoch().count()};  // When it last began to run again.
 };
 
 Engine::Engine(Options options)
@@ -129,6 +151,10 @@ void Engine::Submit(Request request, Done done) {
         refused.status = ResourceExhausted(fmt::format("'{}' has {} requests under way", in.tenant, kUnderWayPerTenantMax));
       } else if (waiting_count_ >= queue_max_) {
         refused.status = ResourceExhausted(fmt::format("the device is saturated: {} requests wait", waiting_count_));
+        refused.pushed_back = true;
+        ++pushed_back_;
+      } else if (in.opcode == Opcode::kExecute && options_.foreground && options_.foreground->full()) {
+        refused.status = ResourceExhausted("the device's own reads and writes take longer than they may");
         refused.pushed_back = true;
         ++pushed_back_;
       } else {
@@ -374,6 +400,11 @@ std::string Engine::Describe() const {
 }
 
 std::string Engine::Statistics() const {
+  json foreground;
+  if (options_.foreground) {
+    const auto figures = options_.foreground->figures();
+    foreground = {{"per_second", figures.per_second}, {"p50_us", figures.p50_us}, {"p99_us", figures.p99_us}, {"share", figures.share}};
+  }
   const std::lock_guard lock(mutex_);
   json functions = json::array();
   for (const auto& [number, loaded] : functions_) {
@@ -385,7 +416,8 @@ std::string Engine::Statistics() const {
   return json{{"uptime_us", MicrosecondsSince(started_)}, {"requests", requests_}, {"failed", failed_}, {"aborted", aborted_},
               {"pushed_back", pushed_back_}, {"waiting", waiting_count_}, {"running", running_}, {"busy_us", busy_us_},
               {"energy_uj", energy_uj_}, {"memory_used_bytes", memory_.used().value}, {"allocations", memory_.allocations()},
-              {"storage_read_bytes", storage_read_}, {"storage_written_bytes", storage_written_}, {"functions", std::move(functions)}}
+              {"storage_read_bytes", storage_read_}, {"storage_written_bytes", storage_written_}, {"functions", std::move(functions)},
+              {"foreground", std::move(foreground)}}
       .dump();
 }
 
@@ -401,6 +433,7 @@ void Engine::Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first) 
 }
 
 void Engine::CoreMain() {
+  const auto core = options_.foreground ? std::make_unique<YieldingThread>() : nullptr;
   Lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return ending_ || (waiting_count_ > 0 && running_ < cores_); });
@@ -415,14 +448,14 @@ void Engine::CoreMain() {
     --waiting_count_;
     ++running_;
     lock.unlock();
-    Run(job);
+    Run(job, core.get());
     lock.lock();
     --running_;
     if (waiting_count_ > 0) changed_.notify_one();
   }
 }
 
-void Engine::Run(const std::shared_ptr<Job>& job) {
+void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
   job->begun = Clock::now();
   Completion completion;
   completion.queued_us = static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(job->begun - job->arrived).count());
@@ -432,13 +465,34 @@ void Engine::Run(const std::shared_ptr<Job>& job) {
   } else if (job->late()) {
     completion.status = DeadlineExceeded("its deadline passed while it waited");
   } else {
-    completion = job->request.opcode == Opcode::kExecute ? Execute(*job) : Fast(job->request);
+    completion = job->request.opcode == Opcode::kExecute ? Execute(*job, core) : Fast(job->request);
     completion.queued_us = queued;
   }
   Finish(job, std::move(completion));
 }
 
-Completion Engine::Execute(Job& job) {
+Status Engine::RunPiece(const Job& job, const Source& source, Completion* completion, Result<Bytes>* state) {
+  const Request& request = job.request;
+  const std::uint64_t size = source.size();
+  Part part{std::min(request.offset, size), size};
+  if (request.bytes != 0) part.end = part.begin + std::min(request.bytes, size - part.begin);
+  GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
+  JobPace pace(job, options_);
+  GODWIT_ASSIGN(bool finished, work->Run(source, pace, &completion->data));
+  *state = finished ? Result<Bytes>(Bytes()) : work->Save();
+  // More state than travels: it goes on here past its slice.
+  while (!finished && !state->ok() && state->error().code == ErrorCode::kResourceExhausted && !pace.past_slice) {
+    pace.past_slice = true;
+    if (pace.Over(completion->data.size())) break;
+    GODWIT_ASSIGN(finished, work->Run(source, pace, &completion->data));
+    *state = finished ? Result<Bytes>(Bytes()) : work->Save();
+  }
+  completion->read_bytes = work->read_bytes();
+  completion->more = !finished;
+  return {};
+}
+
+Completion Engine::Execute(Job& job, YieldingThread* core) {
   const Request& request = job.request;
   Completion completion;
   const auto run = [&]() -> Status {
@@ -462,22 +516,11 @@ Completion Engine::Execute(Job& job) {
       job.function = found->second.function;
       ++found->second.running;
     }
-    const std::uint64_t size = source->size();
-    Part part{std::min(request.offset, size), size};
-    if (request.bytes != 0) part.end = part.begin + std::min(request.bytes, size - part.begin);
-    GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
-    JobPace pace(job, options_.profile);
-    GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion.data));
-    Result<Bytes> state = finished ? Result<Bytes>(Bytes()) : work->Save();
-    // More state than travels: it goes on here past its slice.
-    while (!finished && !state.ok() && state.error().code == ErrorCode::kResourceExhausted && !pace.past_slice) {
-      pace.past_slice = true;
-      if (pace.Over(completion.data.size())) break;
-      GODWIT_ASSIGN(finished, work->Run(*source, pace, &completion.data));
-      state = finished ? Result<Bytes>(Bytes()) : work->Save();
-    }
-    completion.read_bytes = work->read_bytes();
-    completion.more = !finished;
+    Result<Bytes> state = Bytes();
+    Status worked;
+    const auto work = [&] { worked = RunPiece(job, *source, &completion, &state); };
+    core != nullptr ? core->Run(work) : work();
+    GODWIT_TRY(worked);
     const std::size_t output = request.name.empty() ? 1 : 0;
     if (request.ranges.size() > output) {
       GODWIT_ASSIGN(const auto to, memory_.Resolve(request.ranges[output], Rights::kWrite));
@@ -488,7 +531,7 @@ Completion Engine::Execute(Job& job) {
       completion.value = completion.data.size();
       completion.data.clear();
     }
-    if (finished) return {};
+    if (!completion.more) return {};
     if (job.late()) return DeadlineExceeded("its deadline passed while it ran");
     if (request.energy_uj > 0 && EnergyUj(options_.profile, MicrosecondsSince(job.begun)) > request.energy_uj) {
       return ResourceExhausted("its energy budget is used up, by the device's model");

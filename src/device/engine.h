@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/foreground.h"
 #include "device/function.h"
 #include "device/memory.h"
 #include "device/profile.h"
@@ -51,11 +52,17 @@ class Engine final : public Device {
     std::shared_ptr<Storage> storage;    // Null: no objects.
     std::shared_ptr<Programs> programs;  // Null: built-in functions alone.
     std::vector<std::shared_ptr<const Function>> built_in;
+    std::shared_ptr<Foreground> foreground;  // What goes before the work here; null: nothing does.
   };
   explicit Engine(Options options);
   // Aborts what is under way; its completions come before this returns.
   ~Engine() override;
   void Submit(Request request, Done done) override;
+  // Requests that occupy a core now.
+  std::size_t running() const {
+    const std::lock_guard lock(mutex_);
+    return running_;
+  }
 
  private:
   struct Loaded {
@@ -83,8 +90,11 @@ class Engine final : public Device {
   std::string Statistics() const;
   // Of one tenant: before (`first`) or behind what waits.
   void Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first);
-  void Run(const std::shared_ptr<Job>& job);
-  Completion Execute(Job& job);
+  // `core`: where work runs that goes behind the foreground; null: here.
+  void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
+  Completion Execute(Job& job, YieldingThread* core);
+  // One piece of work: its output, how far it came, and in `state` what to go on from.
+  Status RunPiece(const Job& job, const Source& source, Completion* completion, Result<Bytes>* state);
   void RunBatch(const std::shared_ptr<Job>& job);
   void StartReady(const std::shared_ptr<BatchRun>& batch);
   void CoreMain();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -41,6 +42,8 @@ class Pace {
  public:
   virtual ~Pace() = default;
   virtual bool Over(std::size_t output_bytes) const = 0;
+  // For who watches over work that does not ask itself: how long it is to rest now.
+  virtual std::chrono::microseconds Owed() const { return std::chrono::microseconds(0); }
 };
 
 // The part of a source that one request is about. A record belongs to the part in which its first byte lies.

@@ -45,7 +45,7 @@ Result<Profile> ParseProfile(std::string_view text) {
     return InvalidArgument(fmt::format("device profile: {}", error.what()));
   }
   static const std::set<std::string_view> kKeys = {"name", "class", "cores", "speed", "memory", "tenant_memory", "queue_max",
-                                                   "link_bytes_per_second", "link_latency_us", "core_watts"};
+                                                   "link_bytes_per_second", "link_latency_us", "core_watts", "foreground_p99_us"};
   for (const auto& [key, value] : table) {
     if (kKeys.count(key.str()) == 0) return Bad(key.str(), "is no key of a profile");
   }
@@ -55,11 +55,13 @@ Result<Profile> ParseProfile(std::string_view text) {
   if (profile.name.empty()) return Bad("name", "is missing");
   static const std::set<std::string_view> kClasses = {"host", "dpu", "csd", "cpm"};
   if (kClasses.count(profile.device_class) == 0) return Bad("class", "must be host, dpu, csd or cpm");
-  double cores = profile.cores, queue = profile.queue_max;
+  double cores = profile.cores, queue = profile.queue_max, foreground = 0;
   GODWIT_TRY(ReadNumber(table, "cores", 1, kCoresMax, &cores));
   GODWIT_TRY(ReadNumber(table, "queue_max", 1, kQueueMax, &queue));
   profile.cores = static_cast<std::uint32_t>(cores);
   profile.queue_max = static_cast<std::uint32_t>(queue);
+  GODWIT_TRY(ReadNumber(table, "foreground_p99_us", 0, kLatencyMax, &foreground));
+  profile.foreground_p99_us = static_cast<std::uint32_t>(foreground);
   GODWIT_TRY(ReadNumber(table, "speed", 0.001, kSpeedMax, &profile.speed));
   GODWIT_TRY(ReadSize(table, "memory", &profile.memory));
   GODWIT_TRY(ReadSize(table, "tenant_memory", &profile.tenant_memory));

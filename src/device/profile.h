@@ -20,6 +20,7 @@ struct Profile {
   std::uint32_t queue_max = 256;    // Requests that wait before the device pushes back.
   double link_bytes_per_second = 0;     // To the host; 0: the same memory.
   double link_latency_us = 0;
+  std::uint32_t foreground_p99_us = 0;  // Bound of the device's own reads and writes; 0: none.
   double core_watts = 0;            // One busy core; a model, not a measurement.
 };
 

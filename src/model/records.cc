@@ -194,6 +194,12 @@ std::string DeviceRecord::ToJson() const {
               {"core_watts", core_watts},
               {"power_cap_watts", power_cap_watts},
               {"uses", of_instances},
+              {"foreground",
+               {{"per_second", foreground.per_second},
+                {"p50_us", foreground.p50_us},
+                {"p99_us", foreground.p99_us},
+                {"share", foreground.share},
+                {"running", foreground.running}}},
               {"state", ToString(state)},
               {"boot_id", boot_id.ToString()},
               {"channel", channel},
@@ -220,6 +226,11 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
     Members use("device's use", one.dump());
     record.uses.push_back({InstanceId(use.NameText("instance")), use.Real("requests_per_second", 0, 0), use.Real("cpu_ms", 0, 0), use.Real("p99_ms", 0, 0)});
     if (use.error()) in.Fail("uses", use.error()->message);
+  }
+  if (const json* one = in.Find("foreground", false)) {
+    Members of("device's foreground", one->dump());
+    record.foreground = {of.Real("per_second", 0, 0), of.Real("p50_us", 0, 0), of.Real("p99_us", 0, 0), of.Real("share", 1, 0), of.Number("running")};
+    if (of.error()) in.Fail("foreground", of.error()->message);
   }
   record.state = in.OneOf("state", DeviceState::kReady, DeviceState::kOffline, std::optional(DeviceState::kReady));
   const auto boot_id = BootId::Parse(in.Text("boot_id", true));

@@ -63,6 +63,13 @@ struct DeviceRecord {
     double requests_per_second = 0, cpu_ms = 0, p99_ms = 0;  // cpu_ms: of one request, of this device's core.
   };
   std::vector<Use> uses;
+  // The reads of its datasets in the last second, and what they leave to functions that run over them.
+  struct Foreground {
+    double per_second = 0, p50_us = 0, p99_us = 0;
+    double share = 1;        // Of their time that functions may run.
+    std::uint64_t running = 0;  // Functions that run now.
+  };
+  Foreground foreground;
   std::string page_tracker;  // How pages that a running guest writes are found here: "userfaultfd", "mprotect", "none".
 
   std::string ToJson() const;

@@ -1,0 +1,103 @@
+#include "device/foreground.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+namespace godwit::device {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kWindow = 1s;
+constexpr auto kLookEvery = 50ms;
+constexpr std::size_t kEnough = 20;  // Operations whose 99th percentile says something.
+constexpr double kLess = 0.6, kMore = 0.05;
+
+double At(std::vector<double>& values, std::size_t hundredths) {
+  const auto nth = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) * hundredths / 100);
+  std::nth_element(values.begin(), nth, values.end());
+  return *nth;
+}
+
+}  // namespace
+
+std::vector<double> Foreground::Recent(Clock::time_point now) const {
+  std::vector<double> recent;
+  for (const Ended& one : ring_) {
+    if (now - one.at < kWindow) recent.push_back(one.us);
+  }
+  return recent;
+}
+
+void Foreground::Note(Clock::duration took, Clock::time_point now) {
+  const double us = std::chrono::duration<double, std::micro>(took).count();
+  const std::lock_guard lock(mutex_);
+  if (ring_.size() < kRemembered) ring_.push_back({now, us});
+  else ring_[next_] = {now, us};
+  next_ = (next_ + 1) % kRemembered;
+  ++count_;
+  sum_us_ += us;
+  last_ = now.time_since_epoch().count();
+  if (bound_ == 0us || now - looked_ < kLookEvery) return;
+  looked_ = now;
+  std::vector<double> recent = Recent(now);
+  if (recent.size() < kEnough) return;
+  over_ = At(recent, 99) > static_cast<double>(bound_.count());
+  share_ = over_ ? std::max(kShareLeast, share_ * kLess) : std::min(1.0, share_ + kMore);
+}
+
+double Foreground::share(Clock::time_point now) const {
+  const Clock::time_point last{Clock::duration(last_.load(std::memory_order_relaxed))};
+  return now - last > kWindow ? 1 : share_.load(std::memory_order_relaxed);
+}
+
+Foreground::Figures Foreground::figures(Clock::time_point now) const {
+  const std::lock_guard lock(mutex_);
+  Figures figures{.share = share(now), .count = count_, .sum_us = sum_us_};
+  std::vector<double> recent = Recent(now);
+  if (recent.empty()) return figures;
+  // Where not all of the second is remembered, the time that is.
+  const Ended& oldest = ring_[ring_.size() < kRemembered ? 0 : next_];
+  const double seconds = recent.size() < kRemembered ? 1 : std::max(1e-6, std::chrono::duration<double>(now - oldest.at).count());
+  figures.per_second = static_cast<double>(recent.size()) / seconds;
+  figures.p50_us = At(recent, 50);
+  figures.p99_us = At(recent, 99);
+  return figures;
+}
+
+YieldingThread::YieldingThread() : thread_([this] { Main(); }) {}
+
+YieldingThread::~YieldingThread() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void YieldingThread::Run(const std::function<void()>& work) {
+  std::unique_lock lock(mutex_);
+  work_ = &work;
+  changed_.notify_all();
+  changed_.wait(lock, [this] { return work_ == nullptr; });
+}
+
+void YieldingThread::Main() {
+  const sched_param none{};
+  static_cast<void>(sched_setscheduler(0, SCHED_IDLE, &none));
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return ending_ || work_ != nullptr; });
+    if (ending_) return;
+    const auto* work = work_;
+    lock.unlock();
+    (*work)();
+    lock.lock();
+    work_ = nullptr;
+    changed_.notify_all();
+  }
+}
+
+}  // namespace godwit::device

@@ -1,0 +1,85 @@
+// Foreground: the device's own reads and writes, how long they take, and what that leaves to offloaded work.
+//
+// Offloaded work runs on threads that get the processor only while nobody else wants it. What that does not protect from - memory bandwidth,
+// caches, the disk - shows as latency: where the 99th percentile of the last second is above its bound, work gets a smaller
+// share of its time, and rests for the remainder; where it is not, a little more again (additive increase, multiplicative decrease, after
+// Chiu and Jain, 1989). A device that is above the bound at the smallest share pushes new work back.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace godwit::device {
+
+// Self-synchronised.
+class Foreground {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr double kShareLeast = 0.05;
+  static constexpr std::size_t kRemembered = 4096;  // Operations at most, of the last second.
+
+  // `bound`: of the 99th percentile; 0: none, and the share is always 1.
+  explicit Foreground(std::chrono::microseconds bound = std::chrono::microseconds(0)) : bound_(bound) {}
+
+  // An operation of the device's own ended, and took so long.
+  void Note(Clock::duration took, Clock::time_point now = Clock::now());
+
+  // Of its time that offloaded work may run, kShareLeast to 1.
+  double share(Clock::time_point now = Clock::now()) const;
+  // No more work: the bound does not hold although the share is the smallest.
+  bool full(Clock::time_point now = Clock::now()) const { return over_.load() && share(now) <= kShareLeast; }
+
+  struct Figures {
+    double per_second = 0, p50_us = 0, p99_us = 0;  // Of the last second; 0 where there was nothing.
+    double share = 1;
+    std::uint64_t count = 0;                        // Since the start.
+    double sum_us = 0;
+  };
+  Figures figures(Clock::time_point now = Clock::now()) const;
+
+ private:
+  struct Ended {
+    Clock::time_point at;
+    double us;
+  };
+  // Those of the last second.
+  std::vector<double> Recent(Clock::time_point now) const;
+
+  const std::chrono::microseconds bound_;
+  mutable std::mutex mutex_;
+  std::vector<Ended> ring_;
+  std::size_t next_ = 0;
+  std::uint64_t count_ = 0;
+  double sum_us_ = 0;
+  Clock::time_point looked_{};
+  std::atomic<double> share_{1};
+  std::atomic<bool> over_{false};
+  std::atomic<Clock::rep> last_{0};
+};
+
+// A thread that runs only while no other wants the processor, and so do those that it makes (SCHED_IDLE; where that cannot be, it is a thread as
+// any other). It should hold no lock that others wait for: it may be kept from letting go of it. One user.
+class YieldingThread {
+ public:
+  YieldingThread();
+  ~YieldingThread();
+  // Runs `work` there, and returns when it has ended.
+  void Run(const std::function<void()>& work);
+
+ private:
+  void Main();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* work_ = nullptr;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace godwit::device

@@ -1,0 +1,124 @@
+#include "device/foreground.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <thread>
+
+#include "device/engine.h"
+
+namespace godwit::device {
+namespace {
+
+using namespace std::chrono_literals;
+
+class ForegroundTest : public ::testing::Test {
+ protected:
+  // Operations for `length`, 1,000 a second, of which every 50th takes `slow`.
+  void Run(Foreground& foreground, std::chrono::milliseconds length, std::chrono::microseconds slow) {
+    for (int i = 0; i < length.count(); ++i) foreground.Note(i % 50 == 0 ? slow : 10us, now_ += 1ms);
+  }
+  Foreground::Clock::time_point now_ = Foreground::Clock::time_point{} + 1h;
+};
+
+TEST_F(ForegroundTest, TheShareFallsWhileTheBoundIsPassedAndComesBack) {
+  Foreground foreground(100us);
+  EXPECT_EQ(foreground.share(now_), 1);
+  Run(foreground, 1000ms, 90us);
+  EXPECT_EQ(foreground.share(now_), 1);
+  Run(foreground, 1000ms, 200us);
+  EXPECT_LE(foreground.share(now_), 0.1);
+  Run(foreground, 1000ms, 200us);
+  EXPECT_EQ(foreground.share(now_), Foreground::kShareLeast);
+  EXPECT_TRUE(foreground.full(now_));
+  Run(foreground, 1100ms, 90us);
+  EXPECT_FALSE(foreground.full(now_));
+  Run(foreground, 2000ms, 90us);
+  EXPECT_EQ(foreground.share(now_), 1);
+}
+
+TEST_F(ForegroundTest, ADeviceWithoutOperationsOrWithoutABoundGivesAllAway) {
+  Foreground bounded(100us), free;
+  Run(bounded, 3000ms, 1000us);
+  EXPECT_LT(bounded.share(now_), 0.1);
+  EXPECT_EQ(bounded.share(now_ + 1001ms), 1) << "nobody reads any more";
+  EXPECT_FALSE(bounded.full(now_ + 1001ms));
+  Run(free, 1000ms, 1000us);
+  EXPECT_EQ(free.share(now_), 1);
+}
+
+TEST_F(ForegroundTest, FiguresAreOfTheLastSecond) {
+  Foreground foreground(100us);
+  EXPECT_EQ(foreground.figures(now_).per_second, 0);
+  Run(foreground, 500ms, 1000us);
+  now_ += 2s;
+  Run(foreground, 1500ms, 50us);
+  const auto figures = foreground.figures(now_);
+  EXPECT_NEAR(figures.per_second, 1000, 1);
+  EXPECT_EQ(figures.p50_us, 10);
+  EXPECT_EQ(figures.p99_us, 50);
+  EXPECT_EQ(figures.count, 2000u);
+  for (std::size_t i = 0; i < 2 * Foreground::kRemembered; ++i) foreground.Note(1us, now_ += 100us);
+  EXPECT_NEAR(foreground.figures(now_).per_second, 10000, 5) << "more than is remembered";
+}
+
+// Runs until it is told to rest, then until it is over; its output says whether it was.
+class Restless final : public Function {
+ public:
+  class Running final : public Work {
+   public:
+    Result<bool> Run(const Source&, const Pace& pace, Bytes* output) override {
+      // From another thread, as who watches over a guest does: the worker itself rests in Over.
+      std::thread([&] {
+        while (pace.Owed() == 0us && !pace.Over(0)) std::this_thread::yield();
+        output->push_back(pace.Over(0) ? 'n' : 'y');
+      }).join();
+      return true;
+    }
+    Result<Bytes> Save() override { return Bytes(); }
+    std::uint64_t read_bytes() const override { return 0; }
+  };
+  std::string_view name() const override { return "restless"; }
+  Result<std::unique_ptr<Work>> Begin(ByteView, ByteView, Part) const override { return std::unique_ptr<Work>(std::make_unique<Running>()); }
+  bool brief(ByteView, Part) const override { return false; }
+};
+
+TEST_F(ForegroundTest, WorkRestsWhileTheBoundIsPassedAndIsPushedBackWhenThatIsNotEnough) {
+  const auto foreground = std::make_shared<Foreground>(1us);
+  Engine engine({.profile = {.name = "busy", .device_class = "csd"}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Restless>()}, .foreground = foreground});
+  Request request;
+  request.opcode = Opcode::kExecute;
+  request.function = 1;
+  const auto note_until = [&](auto holds) {
+    while (!holds()) {
+      foreground->Note(1ms);
+      std::this_thread::yield();
+    }
+  };
+  note_until([&] { return foreground->share() < 0.5; });
+  request.deadline = 10s;
+  Completion completion = engine.Call(request);
+  ASSERT_TRUE(completion.status.ok()) << completion.status.error().message;
+  EXPECT_EQ(AsText(completion.data), "y");
+  note_until([&] { return foreground->full(); });
+  completion = engine.Call(request);
+  EXPECT_FALSE(completion.status.ok());
+  EXPECT_TRUE(completion.pushed_back);
+}
+
+TEST_F(ForegroundTest, AThreadYieldsWithThoseThatItMakes) {
+  int policy = -1, of_child = -1;
+  YieldingThread yielding;
+  for (int i = 0; i < 3; ++i) {
+    yielding.Run([&] {
+      policy = sched_getscheduler(0);
+      std::thread([&] { of_child = sched_getscheduler(0); }).join();
+    });
+  }
+  EXPECT_EQ(policy, SCHED_IDLE);
+  EXPECT_EQ(of_child, SCHED_IDLE);
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+}
+
+}  // namespace
+}  // namespace godwit::device

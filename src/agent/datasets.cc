@@ -94,6 +94,9 @@ class FileDatasetWriter final : public DatasetWriter {
     if (error) return Internal("dataset " + name_.value + ": " + error.message());
     datasets_.open_.erase(name_);
     datasets_.infos_[name_] = info;
+    for (const auto& [service, names] : datasets_.folders_) {
+      if (names.count(name_) != 0) GODWIT_TRY(datasets_.Link(service, name_));
+    }
     return info;
   }
 
@@ -110,8 +113,8 @@ class FileDatasetWriter final : public DatasetWriter {
 Result<std::unique_ptr<Datasets>> Datasets::Create(const fs::path& folder, bool mapped) {
   std::unique_ptr<Datasets> datasets(new Datasets(folder, mapped));
   std::error_code error;
-  fs::remove_all(folder / "new", error);
-  for (const char* part : {"data", "info", "new"}) {
+  for (const char* part : {"new", "services"}) fs::remove_all(folder / part, error);
+  for (const char* part : {"data", "info", "new", "services"}) {
     fs::create_directories(folder / part, error);
     if (error) return Internal((folder / part).string() + ": " + error.message());
   }
@@ -174,7 +177,34 @@ Status Datasets::Remove(const model::DatasetName& name) {
   std::error_code error;
   fs::remove(folder_ / "data" / name.value, error);
   fs::remove(folder_ / "info" / name.value, error);
+  for (const auto& [service, names] : folders_) {
+    if (names.count(name) != 0) GODWIT_TRY(Link(service, name));
+  }
   return {};
+}
+
+Status Datasets::Link(const std::string& service, const model::DatasetName& name) {
+  const fs::path link = folder_ / "services" / service / name.value;
+  std::error_code error;
+  fs::remove(link, error);
+  if (infos_.count(name) == 0) return {};
+  fs::create_hard_link(folder_ / "data" / name.value, link, error);
+  return error ? Status(Internal(link.string() + ": " + error.message())) : Status();
+}
+
+Result<fs::path> Datasets::FolderOf(const model::ServiceName& service, const std::set<model::DatasetName>& names) {
+  GODWIT_TRY(model::CheckName("service name", service.value));
+  const fs::path folder = folder_ / "services" / service.value;
+  const std::lock_guard lock(mutex_);
+  const auto known = folders_.find(service.value);
+  if (known != folders_.end() && known->second == names) return folder;
+  std::error_code error;
+  fs::remove_all(folder, error);
+  fs::create_directory(folder, error);
+  if (error) return Internal(folder.string() + ": " + error.message());
+  folders_[service.value] = names;
+  for (const model::DatasetName& name : names) GODWIT_TRY(Link(service.value, name));
+  return folder;
 }
 
 std::vector<DatasetInfo> Datasets::List() const {

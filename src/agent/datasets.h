@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -48,18 +49,23 @@ class Datasets {
   Result<std::shared_ptr<const Dataset>> Open(const model::DatasetName& name);
   Result<std::unique_ptr<DatasetWriter>> Write(const model::DatasetName& name);
   Status Remove(const model::DatasetName& name);
+  // A folder of this service's own with those of `names` that are here, now and later, each as a file (a hard link).
+  Result<std::filesystem::path> FolderOf(const model::ServiceName& service, const std::set<model::DatasetName>& names);
   std::vector<DatasetInfo> List() const;
 
  private:
   friend class FileDatasetWriter;
   Datasets(std::filesystem::path folder, bool mapped) : folder_(std::move(folder)), mapped_(mapped) {}
   Status LoadInfos();
+  // With the mutex held: `name` as it is now in the folder of `service`, or not any more.
+  Status Link(const std::string& service, const model::DatasetName& name);
 
   const std::filesystem::path folder_;
   const bool mapped_;
   mutable std::mutex mutex_;
   std::map<model::DatasetName, DatasetInfo> infos_;
   std::map<model::DatasetName, std::shared_ptr<const Dataset>> open_;
+  std::map<std::string, std::set<model::DatasetName>> folders_;  // By service: what is linked there where it is here.
 };
 
 }  // namespace godwit::agent

@@ -36,6 +36,10 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
     done(Unsupported("this agent makes no calls"));
     return nullptr;
   }
+  Result<std::string> DataFolder(const model::ServiceName& service, const std::set<model::DatasetName>& names) override {
+    GODWIT_ASSIGN(const auto folder, datasets_.FolderOf(service, names));
+    return folder.string();
+  }
   void DataSize(const Asker& asker, const model::DatasetName& dataset, std::function<void(Result<std::uint64_t>)> done) override;
   void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
                 std::function<void(Result<Bytes>)> done) override;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -85,6 +86,9 @@ class Environment {
   // At most kDataReadBytesMax bytes from `offset`; fewer at the end, none past it.
   virtual void DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset,
                         std::uint32_t length, std::function<void(Result<Bytes>)> done) = 0;
+
+  // A folder in which the datasets that the service may touch are files, as far as they are on this device; empty: there is none.
+  virtual Result<std::string> DataFolder(const model::ServiceName& /*service*/, const std::set<model::DatasetName>& /*names*/) { return std::string(); }
 
   // Runs `request`, an Execute, over the dataset: where it lies, or here. Its function is a built-in one, or where `export_name`
   // is not empty that of the asker's service. The caller has checked that the dataset may be read. `done`

@@ -56,6 +56,16 @@ std::vector<std::shared_ptr<runtime::HostModule>> Worker::HostModules(const std:
   options.args = {manifest.name.value};
   for (const auto& [name, value] : manifest.env) options.env.emplace_back(name, value);
   options.folders_from_snapshot = false;
+  if (!manifest.data.empty()) {
+    std::set<model::DatasetName> names;
+    for (const auto& [name, access] : manifest.data) names.insert(name);
+    auto folder = core_->environment().DataFolder(manifest.name, names);
+    if (!folder.ok()) {
+      *status = folder.error();
+      return {};
+    }
+    if (!folder->empty()) options.preopens.push_back({*folder, "/data", /*read_only=*/true});
+  }
   if (exchange) {
     for (auto& variable : CgiEnvironment(exchange->request, manifest.name.value)) options.env.push_back(std::move(variable));
     options.stdio = {std::make_shared<BodyStream>(core_, exchange), std::make_shared<CgiOutput>(core_, exchange),

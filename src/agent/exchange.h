@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,6 +30,20 @@ struct Waiting {
   std::shared_ptr<Pending> pending;
 };
 
+// The next piece of an offload, asked for while the guest reads the last one. It does not travel: at another place it is asked for again.
+struct PieceAhead {
+  struct Answer {
+    std::mutex mutex;
+    std::optional<Result<device::Completion>> result;
+    std::function<void(Result<device::Completion>)> then;  // Who waits for it.
+  };
+  std::shared_ptr<Answer> answer = std::make_shared<Answer>();
+  std::shared_ptr<Pending> pending;  // Null once somebody waits.
+  ~PieceAhead() {
+    if (pending) pending->Cancel();
+  }
+};
+
 // A function that runs over a dataset, and its output as far as the guest has not read it.
 struct OffloadStream {
   model::DatasetName dataset;
@@ -39,6 +54,7 @@ struct OffloadStream {
   std::string output;
   std::size_t read = 0;
   bool ended = false;  // No more output than this.
+  std::shared_ptr<PieceAhead> ahead;  // From `state` on.
 };
 
 struct Exchange {

@@ -61,12 +61,72 @@ std::optional<std::int32_t> TakeOutput(Caller& caller, std::uint32_t handle, std
   return static_cast<std::int32_t>(taken);
 }
 
+device::Request PieceOf(const OffloadStream& stream) {
+  device::Request request;
+  request.opcode = device::Opcode::kExecute;
+  request.function = stream.function;
+  request.data = stream.arguments;
+  request.state = stream.state;
+  request.offset = stream.offset;
+  request.bytes = stream.bytes;
+  return request;
+}
+
+// The guest waits for what was asked for ahead.
+void Attach(PieceAhead& ahead, const std::shared_ptr<Waiting<device::Completion>>& waiting) {
+  {
+    const std::lock_guard lock(waiting->mutex);
+    waiting->pending = std::exchange(ahead.pending, nullptr);
+  }
+  std::optional<Result<device::Completion>> ready;
+  {
+    const std::lock_guard lock(ahead.answer->mutex);
+    ready.swap(ahead.answer->result);
+    if (!ready) ahead.answer->then = Answering(waiting);
+  }
+  if (ready) Answering(waiting)(*std::move(ready));
+}
+
+// So much output in one piece that the guest will be busy with it for as long as the next one takes.
+constexpr std::size_t kWorthAsking = device::kOutputBytes / 2;
+
+// Asks for the next piece before the guest does.
+void AskAhead(Caller& caller, std::uint32_t handle, std::uint32_t number) {
+  device::Request request;
+  model::DatasetName dataset;
+  std::string export_name;
+  {
+    const std::lock_guard lock(caller.requests.mutex());
+    Exchange* exchange = caller.Find(handle);
+    if (exchange == nullptr || exchange->streams.count(number) == 0) return;
+    const OffloadStream& stream = exchange->streams[number];
+    if (stream.ended || stream.output.size() < kWorthAsking) return;
+    request = PieceOf(stream);
+    dataset = stream.dataset;
+    export_name = stream.export_name;
+  }
+  auto ahead = std::make_shared<PieceAhead>();
+  ahead->pending = caller.requests.environment().Offload(
+      caller.requests.asker(), dataset, export_name, std::move(request), [answer = ahead->answer](Result<device::Completion> result) {
+        std::function<void(Result<device::Completion>)> then;
+        {
+          const std::lock_guard lock(answer->mutex);
+          then = std::exchange(answer->then, nullptr);
+          if (!then) answer->result.emplace(std::move(result));
+        }
+        if (then) then(std::move(result));
+      });
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (exchange != nullptr && exchange->streams.count(number) != 0) exchange->streams[number].ahead = std::move(ahead);
+}
+
 // Begins the next piece of the work; null with `error` set.
 Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, std::int32_t* error) {
   model::DatasetName dataset;
   std::string export_name;
   device::Request request;
-  request.opcode = device::Opcode::kExecute;
+  std::shared_ptr<PieceAhead> ahead;
   {
     const std::lock_guard lock(caller.requests.mutex());
     Exchange* exchange = caller.Find(handle);
@@ -74,16 +134,14 @@ Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, st
       *error = Negative(ErrorCode::kNotFound);
       return nullptr;
     }
-    const OffloadStream& stream = exchange->streams[number];
+    OffloadStream& stream = exchange->streams[number];
+    ahead = std::exchange(stream.ahead, nullptr);
     dataset = stream.dataset;
-    request.function = stream.function;
     export_name = stream.export_name;
-    request.data = stream.arguments;
-    request.state = stream.state;
-    request.offset = stream.offset;
-    request.bytes = stream.bytes;
+    if (!ahead) request = PieceOf(stream);
   }
   return BeginQuestion(caller, handle, Status(), &Exchange::executing, error, [&](const auto& answer) {
+    if (ahead) return Attach(*ahead, answer);
     auto pending = caller.requests.environment().Offload(caller.requests.asker(), dataset, export_name, std::move(request), Answering(answer));
     const std::lock_guard lock(answer->mutex);
     answer->pending = std::move(pending);
@@ -144,6 +202,7 @@ std::int32_t OffloadRead(Context* context, std::uint8_t*, std::uint32_t handle, 
     }
     error = EndPiece(caller, handle, number, waiting);
     if (error != 0) return error;
+    AskAhead(caller, handle, number);
   }
 }
 

@@ -149,7 +149,7 @@ Result<double> CopyByTcp(std::size_t bytes) {
 
 // What was measured of one way to move.
 struct Moves {
-  Samples downtime_ms, total_ms, stop_us, client_ms, sent_share, rounds;
+  Samples downtime_ms, total_ms, stop_us, client_ms, sent_share, rounds, sent_mbps, slowed;
 };
 
 // One memory size, one rate of change, one link.
@@ -159,6 +159,7 @@ struct Case {
   Moves live, standing;
   Samples tcp_ms, rest_ms;  // The client's p99.9 while nothing moves.
   std::uint64_t failed = 0;
+  std::string refused;  // Why a live move gave up, and the case with it; empty: none did.
   std::vector<std::pair<double, double>> timeline;  // Around the last live move: ms since its begin, ms waited.
   std::vector<std::string> emulated;
 };
@@ -203,12 +204,12 @@ class MigrateBench {
 
   Status OneCase(BenchCluster& cluster, std::uint64_t mbps, int mib, int mb_s) {
     Case one{.link = mbps == 0 ? "loopback" : fmt::format("{} Mbit/s", mbps), .mib = mib, .mb_s = mb_s, .live = {}, .standing = {}, .tcp_ms = {},
-             .rest_ms = {}, .failed = 0, .timeline = {}, .emulated = cluster.emulated()};
+             .rest_ms = {}, .failed = 0, .refused = {}, .timeline = {}, .emulated = cluster.emulated()};
     if (options_.progress) std::fprintf(stderr, "  %s, %d MiB, %d MB/s\n", one.link.c_str(), mib, mb_s);
     GODWIT_ASSIGN(auto asking, cluster.client().ClientOf(cluster.gateway()));
     GODWIT_ASSIGN(auto writing, cluster.client().ClientOf(cluster.gateway()));
     Client client(std::move(asking), std::move(writing), mb_s);
-    for (int i = 0; i < options_.moves; ++i) {
+    for (int i = 0; i < options_.moves && one.refused.empty(); ++i) {
       if (mbps == 0 && mib != 0) {
         GODWIT_ASSIGN(const double ms, CopyByTcp(static_cast<std::size_t>(mib) << 20));
         one.tcp_ms.values.push_back(ms);
@@ -220,21 +221,22 @@ class MigrateBench {
       if (!rest.empty()) one.rest_ms.values.push_back(rest.At(0.999));
       // Each way goes in both directions, and each is as often the first: what memory the last one freed helps the next.
       const bool live_first = i % 4 < 2;
-      if (live_first) GODWIT_TRY(Move(cluster, client, "auto", one.live, &one.timeline));
-      GODWIT_TRY(Move(cluster, client, "stop", one.standing, nullptr));
-      if (!live_first) GODWIT_TRY(Move(cluster, client, "auto", one.live, &one.timeline));
-      if (i % 2 == 0) GODWIT_TRY(Move(cluster, client, "stop", one.standing, nullptr));
+      if (live_first) GODWIT_TRY(Move(cluster, client, one, true));
+      GODWIT_TRY(Move(cluster, client, one, false));
+      if (!live_first) GODWIT_TRY(Move(cluster, client, one, true));
+      if (i % 2 == 0) GODWIT_TRY(Move(cluster, client, one, false));
     }
     one.failed = client.failed();
     cases_.push_back(std::move(one));
     return {};
   }
 
-  Status Move(BenchCluster& cluster, Client& client, const char* mode, Moves& moves, std::vector<std::pair<double, double>>* timeline) {
+  Status Move(BenchCluster& cluster, Client& client, Case& one, bool live) {
     at_there_ = !at_there_;
+    Moves& moves = live ? one.live : one.standing;
     const auto begin = Clock::now();
     GODWIT_ASSIGN(json record, cluster.client().Send("POST", "/v1/migrations",
-                                                     {{"service", "dirty"}, {"shard", 0}, {"target", at_there_ ? "there" : "here"}, {"mode", mode}, {"reason", "manual"}}));
+                                                     {{"service", "dirty"}, {"shard", 0}, {"target", at_there_ ? "there" : "here"}, {"mode", live ? "auto" : "stop"}, {"reason", "manual"}}));
     const std::string path = "/v1/migrations/" + record.value("id", "");
     const auto over = [&]() -> Result<bool> {
       GODWIT_ASSIGN(record, cluster.client().Get(path));
@@ -242,6 +244,11 @@ class MigrateBench {
       return phase == "Done" || phase == "Failed" || phase == "Cancelled";
     };
     GODWIT_ASSIGN(const bool ended, WaitUntil(kMoveSeconds, over));
+    if (live && ended && record.value("phase", "") == "Failed") {
+      one.refused = record.value("error", "");
+      at_there_ = !at_there_;
+      return {};
+    }
     if (!ended || record.value("phase", "") != "Done") return Internal("a move ended as " + record.value("phase", "") + ": " + record.value("error", ""));
     const auto number = [&](const char* key) { return record.value(key, 0.0); };
     const auto end = begin + std::chrono::microseconds(static_cast<std::int64_t>(number("total_us")));
@@ -252,11 +259,13 @@ class MigrateBench {
     moves.stop_us.values.push_back(number("stop_latency_us"));
     moves.client_ms.values.push_back(Longest(answers));
     moves.sent_share.values.push_back(number("memory_bytes") > 0 ? number("bytes_sent") / number("memory_bytes") : 0);
+    moves.sent_mbps.values.push_back(8 * number("bytes_sent") / std::max(1.0, number("total_us")));
+    moves.slowed.values.push_back(number("slowed"));
     moves.rounds.values.push_back(static_cast<double>(record.value("rounds", json::array()).size()));
-    if (timeline != nullptr) {
-      timeline->clear();
+    if (live) {
+      one.timeline.clear();
       for (const Answer& answer : client.Between(begin - kAround, end + kAround)) {
-        timeline->emplace_back(std::chrono::duration<double, std::milli>(answer.meant - begin).count(), answer.ms);
+        one.timeline.emplace_back(std::chrono::duration<double, std::milli>(answer.meant - begin).count(), answer.ms);
       }
     }
     return {};
@@ -280,11 +289,18 @@ class MigrateBench {
                    standing != nullptr && !standing->empty() ? fmt::format("{:.3f}", standing->Median()) : "",
                    other != nullptr && !other->empty() ? fmt::format(" {} {:.3f}", other_name, other->Median()) : "");
       };
+      if (!one.refused.empty()) {
+        results.push_back({{"case", {{"link", one.link}, {"memory", memory}, {"dirtying", rate}}}, {"metric", "refused"}, {"reason", one.refused}, {"emulated", one.emulated}});
+        if (!options_.json) fmt::print("{:<12} {:>9} {:>9}  a live move was refused: {}\n", one.link, memory, rate, one.refused);
+      }
+      if (one.live.total_ms.empty()) continue;
       put("downtime", "ms", one.live.downtime_ms, &one.standing.downtime_ms, "", nullptr);
       put("client's longest wait", "ms", one.live.client_ms, &one.standing.client_ms, "p99.9 at rest", &one.rest_ms);
       put("total", "ms", one.live.total_ms, &one.standing.total_ms, "one TCP stream", &one.tcp_ms);
       put("stop latency", "us", one.live.stop_us, &one.standing.stop_us, "", nullptr);
       put("bytes sent / memory", "", one.live.sent_share, &one.standing.sent_share, "", nullptr);
+      put("sent in all its time", "Mbit/s", one.live.sent_mbps, &one.standing.sent_mbps, "", nullptr);
+      put("guest slowed by", "", one.live.slowed, nullptr, "", nullptr);
       if (!options_.json && one.failed != 0) fmt::print("{} requests FAILED\n", one.failed);
     }
     const auto criu = RunProcess({"criu", "check"}, Complaints::kDrop);

@@ -107,7 +107,11 @@ Status WriteBenchPage(const std::string& bench, const std::string& source, const
   for (const json& result : results) {
     std::string title;
     for (const auto& [key, value] : result["case"].items())
-      title += (title.empty() ? "" : ", ") + value.get<std::string>();
+      title += (title.empty() ? "" : ", ") + (value.is_string() ? value.get<std::string>() : key + " " + value.dump());
+    if (!result.contains("ours")) {
+      out << "<h3>" << Escape(title) << ": " << Escape(result["metric"].get<std::string>()) << "</h3><p>" << Escape(result.value("reason", "")) << "</p>";
+      continue;
+    }
     out << "<h3>" << Escape(title) << ": " << Escape(result["metric"].get<std::string>()) << " ["
         << Escape(result["unit"].get<std::string>()) << "], " << result["better"].get<std::string>()
         << " is better</h3>" << Bars(result);

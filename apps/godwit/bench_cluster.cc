@@ -113,6 +113,8 @@ class LinkedCluster final : public BenchCluster {
 
 }  // namespace
 
+Status BuildServices(const fs::path& source, const fs::path& to) { return RunOrFail({(source / "../services/build.sh").string(), to.string()}); }
+
 Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores) {
   if (mbps == 0) {
     auto cluster = std::make_unique<LoopbackCluster>();

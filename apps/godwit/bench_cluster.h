@@ -10,6 +10,9 @@
 
 namespace godwit::cli {
 
+// Compiles the sample services to `to`. `source`: the source tree's bench folder.
+Status BuildServices(const std::filesystem::path& source, const std::filesystem::path& to);
+
 class BenchCluster {
  public:
   // Devices "here" and "there", each with `memory` for instances. `mbps` 0: both on the loopback interface; else "there" is

@@ -19,7 +19,6 @@
 #include "bench_cluster.h"
 #include "bench_kernels.h"
 #include "bench_samples.h"
-#include "subprocess.h"
 
 namespace godwit::cli {
 namespace {
@@ -53,8 +52,7 @@ class ForegroundBench {
 
   Result<int> Run() {
     if (options_.rounds < 1 || options_.rounds > kRoundsMax) return InvalidArgument("--rounds must be between 1 and 1000");
-    const fs::path services = fs::path(options_.source) / "../services";
-    GODWIT_TRY(RunOrFail({(services / "build.sh").string(), (scratch_.path() / "wasm").string()}));
+    GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     const fs::path folder = scratch_.path() / "cluster";
     fs::create_directories(folder);
     GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, 0, {2ull << 30}));

@@ -173,8 +173,7 @@ class MigrateBench {
     for (const int mib : options_.memory_mib) {
       if (mib < 0 || mib > kMemoryMaxMib) return InvalidArgument(fmt::format("--memory: MiB between 0 and {}", kMemoryMaxMib));
     }
-    const fs::path services = fs::path(options_.source) / "../services";
-    GODWIT_TRY(RunOrFail({(services / "build.sh").string(), (scratch_.path() / "wasm").string()}));
+    GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     for (const std::uint64_t mbps : options_.link_mbps) GODWIT_TRY(OverLink(mbps));
     return Report();
   }

@@ -19,7 +19,6 @@
 #include "bench_samples.h"
 #include "device/built_in.h"
 #include "device/engine.h"
-#include "subprocess.h"
 
 namespace godwit::cli {
 namespace {
@@ -83,8 +82,7 @@ class OffloadBench {
 
   Result<int> Run() {
     if (options_.rounds < 1 || options_.rounds > kRoundsMax) return InvalidArgument("--rounds must be between 1 and 1000");
-    const fs::path services = fs::path(options_.source) / "../services";
-    GODWIT_TRY(RunOrFail({(services / "build.sh").string(), (scratch_.path() / "wasm").string()}));
+    GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     const fs::path folder = scratch_.path() / "cluster";
     fs::create_directories(folder);
     const std::uint64_t mbps = options_.link_mbps.empty() || options_.link_mbps[0] == 0 ? 1000 : options_.link_mbps.back();

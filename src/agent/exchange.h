@@ -88,6 +88,7 @@ struct Exchange {
   std::chrono::steady_clock::time_point leave_by{};  // Of one that ended while its guest ran: until then it may return by itself.
   std::uint64_t cpu_ns = 0;
   std::chrono::steady_clock::time_point opened = std::chrono::steady_clock::now();  // Here: when it came, with its request or its instance.
+  std::chrono::steady_clock::time_point begin_by = std::chrono::steady_clock::time_point::max();  // Waits no longer for its turn.
   std::chrono::steady_clock::time_point begun{};
   std::chrono::steady_clock::time_point gathering{};  // When the first of the bytes not given to the sink was written.
   std::map<std::uint32_t, std::pair<CallAnswer, std::size_t>> answers;  // And how much of the body was read.

@@ -151,12 +151,13 @@ void HostCore::TimerMain() {
     std::vector<std::pair<std::shared_ptr<Exchange>, Failure>> over;
     for (const auto& [id, exchange] : exchanges) {
       if (paused && exchange->phase == Phase::kRunning) continue;  // Its frames may be on their way elsewhere.
-      if (exchange->request.deadline <= now) {
+      const auto deadline = exchange->phase == Phase::kWaiting ? std::min(exchange->request.deadline, exchange->begin_by) : exchange->request.deadline;
+      if (deadline <= now) {
         over.emplace_back(exchange, Failure{.status = 504,
                                             .code = ErrorCode::kDeadlineExceeded,
                                             .message = "the request's time is over (limits.request_timeout_ms or its caller's deadline)"});
       } else {
-        next = std::min(next, exchange->request.deadline);
+        next = std::min(next, deadline);
       }
     }
     for (const auto& worker : workers) {

@@ -171,7 +171,8 @@ void Host::Open(NewRequest request, std::shared_ptr<RequestSink> sink) {
   exchange->sink = std::move(sink);
   exchange->body_ended = !exchange->request.body_follows;
   const model::Limits& limits = core_.options.service.manifest.limits;
-  if (!IsWebSocket(exchange->request)) exchange->request.deadline = std::min(exchange->request.deadline, Clock::now() + limits.request_timeout);
+  const auto limit = Clock::now() + limits.request_timeout;
+  (IsWebSocket(exchange->request) ? exchange->begin_by : exchange->request.deadline) = std::min(exchange->request.deadline, limit);
   if (exchange->request.body_bytes > 0 && static_cast<std::uint64_t>(exchange->request.body_bytes) > limits.body.value) {
     return core_.Fail(*exchange, TooLarge(limits.body));
   }
@@ -185,7 +186,7 @@ void Host::Open(NewRequest request, std::shared_ptr<RequestSink> sink) {
   exchange->handle = core_.NewHandle();
   core_.exchanges.emplace(exchange->request.id, exchange);
   core_.waiting.push_back(exchange);
-  core_.ArmTimer(exchange->request.deadline);
+  core_.ArmTimer(std::min(exchange->request.deadline, exchange->begin_by));
   core_.Dispatch();
 }
 

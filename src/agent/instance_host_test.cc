@@ -374,6 +374,16 @@ TEST_F(InstanceHostTest, AWebSocketHasNoLimitOfTimeOrBytesAndEndsWithItsInstance
   (*host)->Open(of_service, caller);
   EXPECT_TRUE(caller->Ended());
   EXPECT_NE(caller->status, 101);
+  // Others are refused once they have waited for their turn for as long as a request may.
+  const auto second = std::make_shared<Client>(), third = std::make_shared<Client>();
+  for (const auto& one : {second, third}) {
+    NewRequest another = Request("GET", "/talk", true);
+    another.headers = request.headers;
+    (*host)->Open(another, one);
+  }
+  EXPECT_TRUE(third->Ended());
+  EXPECT_EQ(third->status, 504);
+  EXPECT_FALSE(second->ended);
   (*host)->EndWebSockets();
   EXPECT_TRUE(client->Ended());
   EXPECT_EQ(client->status, 503);

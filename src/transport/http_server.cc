@@ -49,6 +49,7 @@ struct ServerState {
   tcp::acceptor acceptor;
   Timer sweep, retry;
   bool draining = false;
+  std::size_t web_sockets = 0;  // Of the connections.
   std::unordered_set<std::shared_ptr<Connection>> connections;
 };
 
@@ -85,7 +86,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     error_code ignored;
     socket_.close(ignored);
     phase_ = Phase::kClosed;
-    if (const auto web_socket = std::exchange(web_socket_, nullptr)) web_socket->Cut();
+    if (const auto web_socket = std::exchange(web_socket_, nullptr)) {
+      web_socket->Cut();
+      if (server_) --server_->web_sockets;
+    }
     EndWaitingRead(ClientGone());
     // They may hold the exchange, and with it this connection.
     const auto gone = std::move(on_gone_);
@@ -247,6 +251,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
       keep_alive_ = false;
       return RespondProblem(serial, 400, "the request's target must be a path");
     }
+    if (upgrade_ && server_->web_sockets >= server_->options.connections_max / 4 * 3) {
+      return RespondProblem(serial, 503, "there are as many WebSockets here as there may be");
+    }
     Watch();
     Hand(serial, std::move(request));
   }
@@ -276,6 +283,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   void Upgrade(const HttpHeaders& headers) {
+    ++server_->web_sockets;
     web_socket_ = WebSocket::Accept(loop_, std::move(socket_), parser_->get(), headers, [self = shared_from_this()] {
       if (self->finishing_) self->on_gone_ = nullptr;
       self->Gone(!self->finishing_);

@@ -79,7 +79,7 @@ class HttpServer {
     // Between requests. Long: a client that reuses a connection just as it is closed here loses a request.
     std::chrono::milliseconds idle_timeout{15 * 60'000};
     std::chrono::milliseconds stalled_timeout{60'000};  // A read or write that makes no progress at all.
-    // For one more, that which is between requests for longest is closed; if none is, the new one.
+    // For one more, that which is between requests for longest is closed; if none is, the new one. At most three quarters are WebSockets.
     std::size_t connections_max = 4096;
   };
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;

@@ -33,7 +33,7 @@ std::string Text(std::string_view bytes) { return Piece(0x81, bytes); }
 class WebSocketTest : public ::testing::Test {
  protected:
   WebSocketTest() {
-    server_ = HttpServer::Listen(loop_, {}, [this](const ExchangePtr& exchange) { handler_(exchange); }).value();
+    server_ = HttpServer::Listen(loop_, {.connections_max = 8}, [this](const ExchangePtr& exchange) { handler_(exchange); }).value();
   }
   ~WebSocketTest() override { server_.reset(); }
 
@@ -177,6 +177,33 @@ TEST_F(WebSocketTest, WritingToAClientThatClosedEndsIt) {
   client_->close(websocket::close_code::normal);
   EXPECT_EQ(written.get_future().get().error().code, ErrorCode::kUnavailable);
   gone.get_future().get();
+}
+
+TEST_F(WebSocketTest, SomeConnectionsAreLeftToOthers) {
+  std::vector<ExchangePtr> kept;
+  handler_ = [&](const ExchangePtr& exchange) {
+    exchange->Begin(101, {});
+    kept.push_back(exchange);
+  };
+  std::vector<std::unique_ptr<websocket::stream<asio::ip::tcp::socket>>> clients;
+  websocket::response_type response;
+  boost::system::error_code error;
+  while (!error && clients.size() < 8) {
+    clients.push_back(std::make_unique<websocket::stream<asio::ip::tcp::socket>>(context_));
+    clients.back()->next_layer().connect({asio::ip::make_address("127.0.0.1"), server_->port()});
+    clients.back()->handshake(response, "test", "/", error);
+  }
+  EXPECT_EQ(clients.size(), 7u);
+  EXPECT_EQ(response.result_int(), 503u);
+  clients[0]->close(websocket::close_code::normal);
+  loop_.Run([&] { kept[0]->Finish(); });
+  for (int i = 0; i < 1000 && response.result_int() != 101; ++i) {  // Until the server has seen that one is over.
+    clients.back() = std::make_unique<websocket::stream<asio::ip::tcp::socket>>(context_);
+    clients.back()->next_layer().connect({asio::ip::make_address("127.0.0.1"), server_->port()});
+    clients.back()->handshake(response, "test", "/", error);
+  }
+  EXPECT_EQ(response.result_int(), 101u);
+  loop_.Run([&] { kept.clear(); });
 }
 
 TEST_F(WebSocketTest, TheServerClosesThemWhenItDrainsAndWhenTheHandlerGivesUp) {

@@ -55,6 +55,7 @@ void AddDeployCommand(CLI::App& app, Session& session);
 void AddDeleteCommand(CLI::App& app, Session& session);
 void AddGetCommand(CLI::App& app, Session& session);
 void AddTopCommand(CLI::App& app, Session& session);
+void AddExplainCommand(CLI::App& app, Session& session);
 void AddDescribeCommand(CLI::App& app, Session& session);
 void AddInvokeCommand(CLI::App& app, Session& session);
 void AddMigrateCommand(CLI::App& app, Session& session);

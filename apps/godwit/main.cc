@@ -31,7 +31,7 @@ constexpr Command kCommands[] = {
     {"run", AddRunCommand},           {"resume", AddResumeCommand}, {"build", AddBuildCommand},   {"inspect", AddInspectCommand},
     {"doctor", AddDoctorCommand},     {"up", AddUpCommand},         {"down", AddDownCommand},     {"bench", AddBenchCommand},
     {"apply", AddApplyCommand},       {"deploy", AddDeployCommand}, {"delete", AddDeleteCommand}, {"get", AddGetCommand},
-    {"top", AddTopCommand},
+    {"top", AddTopCommand},           {"explain", AddExplainCommand},
     {"describe", AddDescribeCommand}, {"invoke", AddInvokeCommand}, {"migrate", AddMigrateCommand}, {"logs", AddLogsCommand},
     {"data", AddDataCommand},         {"cordon", AddCordonCommand}, {"uncordon", AddUncordonCommand}, {"drain", AddDrainCommand},
 };

@@ -42,8 +42,7 @@ void Foreground::Note(Clock::duration took, Clock::time_point now) {
   if (bound_ == 0us || now - looked_ < kLookEvery) return;
   looked_ = now;
   std::vector<double> recent = Recent(now);
-  if (recent.size() < kEnough) return;
-  over_ = At(recent, 99) > static_cast<double>(bound_.count());
+  over_ = recent.size() >= kEnough && At(recent, 99) > static_cast<double>(bound_.count());
   share_ = over_ ? std::max(kShareLeast, share_ * kLess) : std::min(1.0, share_ + kMore);
 }
 

@@ -47,6 +47,15 @@ TEST_F(ForegroundTest, ADeviceWithoutOperationsOrWithoutABoundGivesAllAway) {
   EXPECT_EQ(free.share(now_), 1);
 }
 
+TEST_F(ForegroundTest, AFewReadsASecondDoNotKeepWorkOut) {
+  Foreground foreground(100us);
+  Run(foreground, 3000ms, 1000us);
+  EXPECT_TRUE(foreground.full(now_));
+  for (int i = 0; i < 100; ++i) foreground.Note(1000us, now_ += 100ms);  // Too few to say anything of the 99th percentile.
+  EXPECT_FALSE(foreground.full(now_));
+  EXPECT_EQ(foreground.share(now_), 1);
+}
+
 TEST_F(ForegroundTest, FiguresAreOfTheLastSecond) {
   Foreground foreground(100us);
   EXPECT_EQ(foreground.figures(now_).per_second, 0);

@@ -13,9 +13,14 @@ namespace {
 using model::DeviceRecord;
 using model::ServiceRecord;
 
-placement::DeviceUse UseOf(const DeviceRecord& device) {
+// What an agent last said may be of instances that have left since.
+placement::DeviceUse UseOf(const ClusterView& view, const DeviceRecord& device) {
   placement::DeviceUse use{.cores = static_cast<double>(device.cores), .speed = device.speed, .core_watts = device.core_watts};
-  for (const DeviceRecord::Use& one : device.uses) use.instances.push_back({one.instance.value, one.requests_per_second, one.cpu_ms, one.p99_ms});
+  for (const DeviceRecord::Use& one : device.uses) {
+    const auto instance = std::ranges::find(view.instances, one.instance, &model::InstanceRecord::id);
+    if (instance == view.instances.end() || instance->device != device.name) continue;
+    use.instances.push_back({one.instance.value, one.requests_per_second, one.cpu_ms, one.p99_ms});
+  }
   use.other_cores = std::max(0.0, device.load * use.cores - placement::BusyCores(use));
   return use;
 }
@@ -34,11 +39,11 @@ Forecast ForecastOf(const ClusterView& view, const ServiceRecord& service, const
   Forecast forecast;
   const auto source = std::ranges::find(view.devices, instance.device, &DeviceRecord::name);
   if (source == view.devices.end()) return forecast;
-  placement::DeviceUse from = UseOf(*source);
+  placement::DeviceUse from = UseOf(view, *source);
   auto mover = std::ranges::find(from.instances, instance.id.value, &placement::InstanceUse::instance);
   const bool asked = mover != from.instances.end();
   if (!asked) mover = from.instances.insert(mover, {instance.id.value, 0, 0, 0});
-  const placement::DeviceUse to = UseOf(target);
+  const placement::DeviceUse to = UseOf(view, target);
   const placement::MoveForecast moved = placement::ForecastMove(from, static_cast<std::size_t>(mover - from.instances.begin()), to);
   forecast.busy_cores = moved.busy_cores;
   forecast.watts = moved.watts;
@@ -48,7 +53,6 @@ Forecast ForecastOf(const ClusterView& view, const ServiceRecord& service, const
   forecast.breaks = Broken(service, target, forecast.now_ms, moved.p99_ms);
   for (std::size_t i = 0; i < to.instances.size() && forecast.breaks.empty(); ++i) {
     const auto there = std::ranges::find(view.instances, model::InstanceId(to.instances[i].instance), &model::InstanceRecord::id);
-    if (there == view.instances.end()) continue;
     const auto its = std::ranges::find(view.services, there->service, &ServiceRecord::name);
     if (its != view.services.end()) forecast.breaks = Broken(*its, target, to.instances[i].p99_ms, moved.others_ms[i]);
   }

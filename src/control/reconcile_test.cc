@@ -257,6 +257,10 @@ TEST_F(ReconcileTest, AMoveThatWouldBreakAnSloOrAPowerCapIsNamedAndIsTheLastChoi
   EXPECT_EQ(ForecastOf(view, mover, instance, view.devices[3]).breaks, "");
   EXPECT_EQ(ChooseDevice(view, mover, &instance).value().value, "host3") << "though it is no host";
 
+  view.devices[3].uses = {{InstanceId("mover-0"), 99, 10, 1000}};  // It was there a moment ago.
+  EXPECT_EQ(ForecastOf(view, mover, instance, view.devices[3]).breaks, "");
+  EXPECT_NEAR(ForecastOf(view, mover, instance, view.devices[3]).busy_cores, 0.2, 1e-9);
+
   view.devices[0].uses[0].p99_ms = 1e9;  // It could hardly be worse: away from here.
   EXPECT_EQ(ForecastOf(view, mover, instance, view.devices[3]).breaks, "");
   view.devices[0].uses.clear();

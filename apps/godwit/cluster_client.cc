@@ -1,5 +1,6 @@
 #include "cluster_client.h"
 
+#include <charconv>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -166,6 +167,17 @@ Result<std::string> ReadWholeFile(const std::string& path) {
   text << file.rdbuf();
   if (file.bad()) return Internal(path + ": cannot be read");
   return text.str();
+}
+
+Result<std::pair<std::string, unsigned>> ServiceAndShard(const std::string& text) {
+  const std::size_t slash = text.find('/');
+  unsigned shard = 0;
+  if (slash != text.npos) {
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data() + slash + 1, end, shard);
+    if (parsed.ec != std::errc() || parsed.ptr != end) return InvalidArgument("'" + text + "': the shard must be a number");
+  }
+  return std::pair(text.substr(0, slash), shard);
 }
 
 Result<std::string> KindOf(std::string_view word) {

@@ -8,6 +8,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/result.h"
 #include "commands.h"
@@ -50,6 +51,9 @@ Result<bool> WaitUntil(double timeout_s, const std::function<Result<bool>()>& re
 
 // Reads a whole file, or standard input for "-".
 Result<std::string> ReadWholeFile(const std::string& path);
+
+// Of "SERVICE" or "SERVICE/SHARD"; kInvalidArgument.
+Result<std::pair<std::string, unsigned>> ServiceAndShard(const std::string& text);
 
 // "devices" for device, devices, dev; and so on. kInvalidArgument lists them.
 Result<std::string> KindOf(std::string_view word);

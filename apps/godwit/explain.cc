@@ -22,21 +22,15 @@ std::string Figure(const json& of, const char* name, const char* unit) {
 }
 
 Result<int> Explain(const std::string& name, const Session& session) {
-  const std::string service_name = name.substr(0, name.find('/'));
-  json wanted{{"service", service_name}, {"dry_run", true}, {"force", true}};
-  if (service_name != name) {
-    const std::string shard = name.substr(service_name.size() + 1);
-    if (shard.empty() || shard.size() > 4 || !std::all_of(shard.begin(), shard.end(), [](char c) { return c >= '0' && c <= '9'; })) {
-      return InvalidArgument("'" + name + "': the shard must be a number");
-    }
-    wanted["shard"] = std::stoul(shard);
-  }
+  GODWIT_ASSIGN(const auto of, ServiceAndShard(name));
+  const auto& [service_name, shard] = of;
+  json wanted{{"service", service_name}, {"shard", shard}, {"dry_run", true}, {"force", true}};
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
   GODWIT_ASSIGN(const json service, cluster->Get("/v1/services/" + service_name));
   GODWIT_ASSIGN(const json devices, cluster->Get("/v1/devices"));
   std::vector<std::string> here;
   for (const json& instance : service["instances"]) {
-    if (instance.value("shard", std::uint64_t{0}) == wanted.value("shard", std::uint64_t{0})) here.push_back(instance.value("device", ""));
+    if (instance.value("shard", 0u) == shard) here.push_back(instance.value("device", ""));
   }
   // Asked for each device: would it go there? What refuses says so itself.
   json items = json::array();

@@ -1,6 +1,5 @@
 // godwit migrate: moves a service's instance to another device, while it runs.
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdio>
 #include <memory>
 #include <fmt/format.h>
@@ -58,15 +57,9 @@ Result<int> ShowPlan(const json& plan, const Session& session) {
 
 Result<int> Migrate(const MigrateOptions& options, const Session& session) {
   json wanted{{"target", options.target}, {"mode", options.mode}, {"reason", "manual"}};
-  const std::size_t slash = options.service.find('/');
-  wanted["service"] = options.service.substr(0, slash);
-  unsigned shard = 0;
-  if (slash != options.service.npos) {
-    const char* end = options.service.data() + options.service.size();
-    const auto parsed = std::from_chars(options.service.data() + slash + 1, end, shard);
-    if (parsed.ec != std::errc() || parsed.ptr != end) return InvalidArgument("'" + options.service + "': the shard must be a number");
-  }
-  wanted["shard"] = shard;
+  GODWIT_ASSIGN(const auto of, ServiceAndShard(options.service));
+  wanted["service"] = of.first;
+  wanted["shard"] = of.second;
   if (options.max_downtime_ms != 0) wanted["max_downtime_ms"] = options.max_downtime_ms;
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
   if (options.force) wanted["force"] = true;

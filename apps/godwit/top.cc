@@ -21,21 +21,16 @@ struct TopOptions {
   bool watch = false;
 };
 
-double Number(const json& item, const char* name) {
-  const auto found = item.find(name);
-  return found != item.end() && found->is_number() ? found->get<double>() : 0;
-}
-
 std::string Devices(const json& devices) {
   std::vector<std::vector<std::string>> rows{{"NAME", "CLASS", "CORES", "LOAD", "READS/S", "READ P50", "READ P99", "FUNCTIONS", "THEIR SHARE"}};
   for (const json& device : devices) {
     const json foreground = device.value("foreground", json::object());
-    const bool reads = Number(foreground, "per_second") > 0;
-    const auto us = [&](const char* name) { return reads ? fmt::format("{:.0f} us", Number(foreground, name)) : std::string("-"); };
-    rows.push_back({device.value("name", ""), device.value("class", ""), fmt::format("{:.0f}", Number(device, "cores")),
-                    device.value("state", "") == "offline" ? "offline" : fmt::format("{:.0f}%", 100 * Number(device, "load")),
-                    fmt::format("{:.0f}", Number(foreground, "per_second")), us("p50_us"), us("p99_us"), fmt::format("{:.0f}", Number(foreground, "running")),
-                    fmt::format("{:.0f}%", 100 * (foreground.contains("share") ? Number(foreground, "share") : 1))});
+    const bool reads = foreground.value("per_second", 0.0) > 0;
+    const auto us = [&](const char* name) { return reads ? fmt::format("{:.0f} us", foreground.value(name, 0.0)) : std::string("-"); };
+    rows.push_back({device.value("name", ""), device.value("class", ""), fmt::format("{:.0f}", device.value("cores", 0.0)),
+                    device.value("state", "") == "offline" ? "offline" : fmt::format("{:.0f}%", 100 * device.value("load", 0.0)),
+                    fmt::format("{:.0f}", foreground.value("per_second", 0.0)), us("p50_us"), us("p99_us"), fmt::format("{:.0f}", foreground.value("running", 0.0)),
+                    fmt::format("{:.0f}%", 100 * foreground.value("share", 1.0))});
   }
   return FormatTable(rows);
 }
@@ -44,8 +39,8 @@ std::string Instances(const json& devices) {
   std::vector<std::vector<std::string>> rows{{"INSTANCE", "DEVICE", "REQUESTS/S", "CPU", "P99"}};
   for (const json& device : devices) {
     for (const json& use : device.value("uses", json::array())) {
-      rows.push_back({use.value("instance", ""), device.value("name", ""), fmt::format("{:.1f}", Number(use, "requests_per_second")),
-                      fmt::format("{:.2f} ms", Number(use, "cpu_ms")), fmt::format("{:.2f} ms", Number(use, "p99_ms"))});
+      rows.push_back({use.value("instance", ""), device.value("name", ""), fmt::format("{:.1f}", use.value("requests_per_second", 0.0)),
+                      fmt::format("{:.2f} ms", use.value("cpu_ms", 0.0)), fmt::format("{:.2f} ms", use.value("p99_ms", 0.0))});
     }
   }
   return FormatTable(rows);

@@ -48,9 +48,7 @@ class LoadMeter {
  public:
   explicit LoadMeter(std::uint32_t cores) : cores_(std::max(1u, cores)) {}
   double Measure() {
-    timespec cpu{};
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
-    const double used = static_cast<double>(cpu.tv_sec) + static_cast<double>(cpu.tv_nsec) / 1e9;
+    const double used = Used();
     const auto now = std::chrono::steady_clock::now();
     const double elapsed = std::chrono::duration<double>(now - last_).count();
     if (elapsed < 0.05) return load_;
@@ -61,8 +59,14 @@ class LoadMeter {
   }
 
  private:
+  static double Used() {
+    timespec cpu{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    return static_cast<double>(cpu.tv_sec) + static_cast<double>(cpu.tv_nsec) / 1e9;
+  }
+
   const double cores_;
-  double used_ = 0, load_ = 0;
+  double used_ = Used(), load_ = 0;  // What the process used before is no load.
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 

@@ -112,8 +112,8 @@ Result<int> BenchEngine(const BenchOptions& options) {
     for (const Peer& peer : peers) PreparePeer(peer, scratch.path(), kernel);
     GODWIT_ASSIGN(const CodeSizes on, MeasureCode(kernel.base + ".on.gwp"));
     GODWIT_ASSIGN(const CodeSizes off, MeasureCode(kernel.base + ".off.gwp"));
-    sizes.hot.push_back(static_cast<double>(on.normal) / static_cast<double>(off.normal));
-    sizes.all.push_back(static_cast<double>(on.normal + on.resume) / static_cast<double>(off.normal));
+    sizes.hot.push_back(static_cast<double>(on.hot) / static_cast<double>(off.hot));
+    sizes.all.push_back(static_cast<double>(on.hot + on.cold) / static_cast<double>(off.hot + off.cold));
     kernels.push_back(std::move(kernel));
   }
   for (int round = 0; round < options.rounds; ++round) {

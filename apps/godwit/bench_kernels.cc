@@ -187,20 +187,16 @@ Result<CodeSizes> MeasureCode(const fs::path& path) {
     if (inside(at, sizeof found)) std::memcpy(&found, bytes.data() + at, sizeof found);
     return found;
   };
+  const Elf64_Shdr names = section(header.e_shstrndx);
+  constexpr std::string_view kHot(".text\0", 6);
   CodeSizes sizes;
   for (std::uint32_t i = 0; i < header.e_shnum; ++i) {
-    const Elf64_Shdr symbols = section(i);
-    if (symbols.sh_type != SHT_SYMTAB || !inside(symbols.sh_offset, symbols.sh_size)) continue;
-    const Elf64_Shdr names = section(symbols.sh_link);
-    for (std::uint64_t at = 0; at + sizeof(Elf64_Sym) <= symbols.sh_size; at += sizeof(Elf64_Sym)) {
-      Elf64_Sym symbol;
-      std::memcpy(&symbol, bytes.data() + symbols.sh_offset + at, sizeof symbol);
-      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || !inside(names.sh_offset + symbol.st_name, 7)) continue;
-      const std::string_view name(reinterpret_cast<const char*>(bytes.data() + names.sh_offset + symbol.st_name), 7);
-      (name == "resume." ? sizes.resume : sizes.normal) += symbol.st_size;
-    }
+    const Elf64_Shdr code = section(i);
+    if (!(code.sh_flags & SHF_EXECINSTR) || !inside(names.sh_offset + code.sh_name, kHot.size())) continue;
+    const std::string_view name(reinterpret_cast<const char*>(bytes.data() + names.sh_offset + code.sh_name), kHot.size());
+    (name == kHot ? sizes.hot : sizes.cold) += code.sh_size;
   }
-  if (sizes.normal == 0) return Internal("the image in " + path.string() + " has no symbols");
+  if (sizes.hot == 0) return Internal("the image in " + path.string() + " has no code");
   return sizes;
 }
 

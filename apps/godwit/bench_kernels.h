@@ -70,8 +70,8 @@ void PreparePeer(const Peer& peer, const std::filesystem::path& folder, Kernel& 
 
 // Bytes of machine code in a package's image for this ISA.
 struct CodeSizes {
-  std::uint64_t normal = 0;  // What runs undisturbed.
-  std::uint64_t resume = 0;  // Resume clones.
+  std::uint64_t hot = 0;   // What runs undisturbed: section .text.
+  std::uint64_t cold = 0;  // Stops, traps, resume clones: sections of their own.
 };
 Result<CodeSizes> MeasureCode(const std::filesystem::path& package);
 

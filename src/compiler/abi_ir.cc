@@ -1,6 +1,7 @@
 #include "compiler/abi_ir.h"
 
 #include <llvm/IR/Instructions.h>
+#include <llvm/IR/MDBuilder.h>
 
 #include <iterator>
 
@@ -138,6 +139,12 @@ llvm::BasicBlock* MakeLeavingBlock(AbiIr& abi, llvm::Function& function, const c
 bool IsFollowedByReturn(const llvm::CallInst& call) {
   auto* ret = llvm::dyn_cast<llvm::ReturnInst>(call.getNextNode());
   return ret && (!ret->getReturnValue() || ret->getReturnValue() == &call);
+}
+
+// The smallest probability that LLVM can hold: cold wherever it stands.
+llvm::MDNode* HardlyEver(llvm::LLVMContext& llvm, unsigned way) {
+  constexpr std::uint32_t kNearlyAlways = (1u << 31) - 1;
+  return llvm::MDBuilder(llvm).createBranchWeights(way == 0 ? 1 : kNearlyAlways, way == 0 ? kNearlyAlways : 1);
 }
 
 std::string GuestName(std::uint32_t index) { return "wasm." + std::to_string(index); }

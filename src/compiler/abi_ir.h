@@ -72,8 +72,12 @@ class AbiIr {
 
 // Whether a function of this name is a guest function: its index follows the first five characters.
 inline bool IsGuestName(llvm::StringRef name) { return name.starts_with("wasm.") || name.starts_with("tail."); }
+// Whether a symbol is that of the part of a function that LLVM split off.
+inline bool IsColdPart(llvm::StringRef symbol) { return symbol.ends_with(".cold"); }
 // Whether the call's result, if any, is returned at once.
 bool IsFollowedByReturn(const llvm::CallInst& call);
+// The weights of a branch of whose two ways one is hardly ever gone.
+llvm::MDNode* HardlyEver(llvm::LLVMContext& llvm, unsigned way = 0);
 // A new block that returns a result which nobody reads: to callers that see for themselves that this was no usual return.
 llvm::BasicBlock* MakeLeavingBlock(AbiIr& abi, llvm::Function& function, const char* name);
 

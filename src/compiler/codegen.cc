@@ -3,12 +3,20 @@
 #include <lld/Common/Driver.h>
 #include <llvm/Bitcode/BitcodeReader.h>
 #include <llvm/Bitcode/BitcodeWriter.h>
+#include <llvm/CodeGen/MachineFunctionPass.h>
+#include <llvm/CodeGen/MachineModuleInfo.h>
+#include <llvm/CodeGen/Passes.h>
+#include <llvm/CodeGen/TargetPassConfig.h>
 #include <llvm/IR/IRBuilder.h>
 #include <llvm/IR/IntrinsicsAArch64.h>
 #include <llvm/IR/IntrinsicsX86.h>
 #include <llvm/IR/LegacyPassManager.h>
 #include <llvm/IR/Verifier.h>
 #include <llvm/MC/TargetRegistry.h>
+#include <llvm/ObjCopy/CommonConfig.h>
+#include <llvm/ObjCopy/ELF/ELFConfig.h>
+#include <llvm/ObjCopy/ELF/ELFObjcopy.h>
+#include <llvm/Object/ELFObjectFile.h>
 #include <llvm/Passes/PassBuilder.h>
 #include <llvm/Support/FileSystem.h>
 #include <llvm/Support/SmallVectorMemoryBuffer.h>
@@ -70,6 +78,7 @@ std::unique_ptr<llvm::TargetMachine> MakeTargetMachine(package::Isa isa, int lev
   options.AllowFPOpFusion = llvm::FPOpFusion::Strict;  // Wasm has no fused multiply-add.
   options.TrapUnreachable = true;
   options.NoTrapAfterNoreturn = true;
+  options.EnableMachineFunctionSplitter = level > 0;  // What hardly ever runs goes to a section of its own.
   return std::unique_ptr<llvm::TargetMachine>(found->createTargetMachine(target.triple, target.cpu, target.features, options, llvm::Reloc::PIC_,
                                     llvm::CodeModel::Small, CodeGenLevel(level)));
 }
@@ -110,6 +119,58 @@ void LowerIsaFunctions(llvm::Module& module, package::Isa isa) {
     call->eraseFromParent();
   }
   swizzle->eraseFromParent();
+}
+
+// Says that each function but clones, which are cold as a whole, runs so often that only branches which hardly ever go one
+// way lead to blocks that run less than once, which are split off; and not so often that these seem to run once in nested
+// loops. Only once blocks are in order: before, LLVM would take the branches' guessed weights for measured ones.
+class CountEntries : public llvm::MachineFunctionPass {
+ public:
+  CountEntries() : MachineFunctionPass(id_) {}
+  bool runOnMachineFunction(llvm::MachineFunction& machine) override {
+    llvm::Function& function = machine.getFunction();
+    if (!function.hasSection()) function.setEntryCount(1024);
+    return false;
+  }
+  void getAnalysisUsage(llvm::AnalysisUsage& usage) const override {
+    usage.setPreservesAll();
+    MachineFunctionPass::getAnalysisUsage(usage);
+  }
+
+ private:
+  static char id_;
+};
+char CountEntries::id_;
+
+// As TargetMachine::addPassesToEmitFile does it, with CountEntries among them.
+bool AddPasses(llvm::LLVMTargetMachine& machine, llvm::legacy::PassManager& manager, llvm::raw_pwrite_stream& stream) {
+  llvm::TargetPassConfig* passes = machine.createPassConfig(manager);
+  auto* module_info = new llvm::MachineModuleInfoWrapperPass(&machine);
+  passes->insertPass(&llvm::MachineBlockPlacementID, new CountEntries);
+  manager.add(passes);
+  manager.add(module_info);
+  if (passes->addISelPasses()) return false;
+  passes->addMachinePasses();
+  passes->setInitialized();
+  if (machine.addAsmPrinter(manager, stream, nullptr, llvm::CodeGenFileType::ObjectFile, module_info->getMMI().getContext())) return false;
+  manager.add(llvm::createFreeMachineFunctionPass());
+  return true;
+}
+
+// LLVM gives the symbols of functions' cold parts no linkage beyond the object, but the line table names them.
+Result<Bytes> WithColdPartsNamed(const llvm::SmallVector<char, 0>& object) {
+  auto failed = [](llvm::Error error) { return Internal("naming cold code: " + llvm::toString(std::move(error))); };
+  auto file = llvm::object::ObjectFile::createELFObjectFile(llvm::MemoryBufferRef(llvm::StringRef(object.data(), object.size()), "object"));
+  if (!file) return failed(file.takeError());
+  llvm::objcopy::CommonConfig config;
+  auto pattern = llvm::objcopy::NameOrPattern::create("*.cold", llvm::objcopy::MatchStyle::Wildcard, [](llvm::Error error) { return error; });
+  if (auto error = config.SymbolsToGlobalize.addMatcher(std::move(pattern))) return failed(std::move(error));
+  llvm::SmallVector<char, 0> buffer;
+  llvm::raw_svector_ostream stream(buffer);
+  if (auto error = llvm::objcopy::elf::executeObjcopyOnBinary(config, {}, llvm::cast<llvm::object::ELFObjectFileBase>(**file), stream)) {
+    return failed(std::move(error));
+  }
+  return Bytes(buffer.begin(), buffer.end());
 }
 
 }  // namespace
@@ -217,10 +278,11 @@ Result<Bytes> GenerateObject(llvm::Module& module, package::Isa isa, int level) 
   llvm::TargetLibraryInfoImpl library((llvm::Triple(target.triple)));
   library.disableAllFunctions();
   manager.add(new llvm::TargetLibraryInfoWrapperPass(library));
-  if (machine->addPassesToEmitFile(manager, stream, nullptr, llvm::CodeGenFileType::ObjectFile)) {
+  if (!AddPasses(static_cast<llvm::LLVMTargetMachine&>(*machine), manager, stream)) {
     return Unsupported("no object files for " + std::string(package::IsaName(isa)));
   }
   manager.run(module);
+  if (level > 0) return WithColdPartsNamed(buffer);
   return Bytes(buffer.begin(), buffer.end());
 }
 
@@ -234,7 +296,7 @@ Result<Bytes> LinkImage(const std::vector<Bytes>& objects, package::Isa isa, con
   const Target target = TargetOf(isa);
   const std::string base(folder.str()), output = base + "/image";
   std::vector<std::string> words{
-      "ld.lld", "-m", target.emulation, "-shared", "--no-dynamic-linker", "-Bsymbolic", "--build-id=none", "-z",
+      "ld.lld", "-m", target.emulation, "-shared", "--no-dynamic-linker", "-Bsymbolic", "--build-id=none", "-z", "keep-text-section-prefix", "-z",
       std::string("max-page-size=") + target.max_page_size, "-z", "text", "--strip-debug", "--threads=1", "-e", entry,
       "-o", output};
   auto link = [&]() -> Result<Bytes> {

@@ -90,7 +90,7 @@ class Compilation {
       GODWIT_ASSIGN(Bytes table_object, GenerateObject(tables, isa, std::min(level_, 1)));
       objects.push_back(std::move(table_object));
       for (Work& work : work_) objects.push_back(std::move(work.objects[isa]));
-      if (!lines_.empty()) {
+      if (HasLineTable()) {
         GODWIT_ASSIGN(Bytes lines, BuildLines(objects));
         GODWIT_ASSIGN(objects.emplace_back(), GenerateObject(lines, isa, std::min(level_, 1)));
       }
@@ -189,11 +189,14 @@ class Compilation {
     llvm::Module module("tables", context);
     PrepareForMiddleEnd(module);
     AbiIr abi(module);
-    DefineImageTables(module_, types_, with_resume, ir_hash, !lines_.empty(), abi);
+    DefineImageTables(module_, types_, with_resume, ir_hash, HasLineTable(), abi);
     if (level_ == 0) DefineQuickHelpers(abi);
     LowerOpaqueCalls(abi);
     return ToBitcode(module);
   }
+
+  // Beside lines it says to which functions cold parts belong.
+  bool HasLineTable() const { return !lines_.empty() || level_ > 0; }
 
   static Result<Bytes> BuildLines(const std::vector<Bytes>& objects) {
     NativeLines lines;

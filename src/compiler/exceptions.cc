@@ -1,7 +1,6 @@
 #include "compiler/exceptions.h"
 
 #include <llvm/IR/InstIterator.h>
-#include <llvm/IR/MDBuilder.h>
 #include <llvm/Transforms/Utils/BasicBlockUtils.h>
 
 namespace godwit::compiler {
@@ -45,7 +44,6 @@ class Lowerer {
   Value* Threw(IRBuilder<>& b) {
     return b.CreateCall(abi_.Opaque("gw.threw", llvm::FunctionType::get(abi_.i1, {abi_.context_ptr}, false)), {function_.getArg(0)});
   }
-  llvm::MDNode* Unlikely() { return llvm::MDBuilder(abi_.llvm).createBranchWeights(1, 1u << 20); }
 
   // A call outside every try: an exception leaves the function.
   void AskAfter(CallInst& call) {
@@ -56,7 +54,7 @@ class Lowerer {
     if (Throws(call)) {
       b.CreateBr(Leave());  // What follows is unreachable.
     } else {
-      b.CreateCondBr(Threw(b), Leave(), next, Unlikely());
+      b.CreateCondBr(Threw(b), Leave(), next, HardlyEver(abi_.llvm));
     }
   }
 
@@ -76,7 +74,7 @@ class Lowerer {
       normal->removePredecessor(block);
       b.CreateBr(landing);
     } else {
-      b.CreateCondBr(Threw(b), landing, normal, Unlikely());
+      b.CreateCondBr(Threw(b), landing, normal, HardlyEver(abi_.llvm));
     }
     invoke.eraseFromParent();
   }

@@ -18,7 +18,7 @@ Status NativeLines::Add(ByteView object) {
   if (!file) return Internal("reading back an object: " + llvm::toString(file.takeError()));
 
   using Place = std::pair<std::uint64_t, std::uint64_t>;  // Section, offset in it.
-  std::map<Place, FunctionLines> found;
+  std::map<Place, PartLines> found;
   for (const llvm::object::SymbolRef& symbol : (*file)->symbols()) {
     auto name = symbol.getName();
     auto section = symbol.getSection();
@@ -30,7 +30,9 @@ Status NativeLines::Add(ByteView object) {
       continue;
     }
     if (*section == (*file)->section_end() || !(IsGuestName(*name) || name->starts_with("resume."))) continue;
-    found[{(*section)->getIndex(), *address}].symbol = name->str();
+    PartLines& part = found[{(*section)->getIndex(), *address}];
+    part.symbol = name->str();
+    part.function = static_cast<std::uint32_t>(std::stoul(part.symbol.substr(part.symbol.find('.') + 1)));
   }
 
   std::map<std::string, std::uint32_t> numbers;
@@ -41,8 +43,8 @@ Status NativeLines::Add(ByteView object) {
     if (!table) continue;
     for (const auto& row : table->Rows) {
       const Place at{row.Address.SectionIndex, row.Address.Address};
-      auto function = found.upper_bound(at);
-      if (row.EndSequence || function == found.begin() || (--function)->first.first != at.first) continue;
+      auto part = found.upper_bound(at);
+      if (row.EndSequence || part == found.begin() || (--part)->first.first != at.first) continue;
       std::uint32_t number = 0;
       std::string name;
       if (row.Line != 0 && table->getFileNameByIndex(row.File, "", llvm::DILineInfoSpecifier::FileLineInfoKind::RelativeFilePath, name)) {
@@ -50,14 +52,14 @@ Status NativeLines::Add(ByteView object) {
         if (fresh) files.push_back(name);
         number = known->second;
       }
-      const auto offset = static_cast<std::uint32_t>(at.second - function->first.second);
-      std::vector<FunctionLines::Row>& rows = function->second.rows;
+      const auto offset = static_cast<std::uint32_t>(at.second - part->first.second);
+      std::vector<PartLines::Row>& rows = part->second.rows;
       if (!rows.empty() && rows.back().offset == offset) rows.pop_back();
       if (rows.empty() || rows.back().file != number || rows.back().line != row.Line) rows.push_back({offset, number, row.Line});
     }
   }
-  for (auto& [place, function] : found) {
-    if (!function.rows.empty()) functions.push_back(std::move(function));
+  for (auto& [place, part] : found) {
+    if (!part.rows.empty() || IsColdPart(part.symbol)) parts.push_back(std::move(part));
   }
   return {};
 }
@@ -73,8 +75,8 @@ void DefineLineTable(const NativeLines& lines, AbiIr& abi) {
   auto number = [&](std::size_t value) { return ConstantInt::get(abi.i32, value); };
   // The variable's type has to be known before its initialiser, which refers to it.
   std::vector<llvm::Type*> types{abi.i32, abi.i32, abi.i32};
-  for (const FunctionLines& function : lines.functions) {
-    types.insert(types.end(), {abi.i32, abi.i32, llvm::ArrayType::get(abi.i32, 3 * function.rows.size())});
+  for (const PartLines& part : lines.parts) {
+    types.insert(types.end(), {abi.i32, abi.i32, abi.i32, llvm::ArrayType::get(abi.i32, 3 * part.rows.size())});
   }
   types.push_back(llvm::ArrayType::get(abi.i8, strings.size()));
   auto* type = llvm::StructType::get(abi.llvm, types, true);
@@ -83,17 +85,18 @@ void DefineLineTable(const NativeLines& lines, AbiIr& abi) {
   table->setDSOLocal(true);
   table->setAlignment(llvm::Align(4));
   std::size_t words = 3;
-  for (const FunctionLines& function : lines.functions) words += 2 + 3 * function.rows.size();
-  std::vector<Constant*> values{number(lines.functions.size()), number(4 * words), number(strings.size())};
-  for (const FunctionLines& function : lines.functions) {
-    auto* code = llvm::Function::Create(llvm::FunctionType::get(abi.void_, false), llvm::GlobalValue::ExternalLinkage, function.symbol, abi.module);
+  for (const PartLines& part : lines.parts) words += 3 + 3 * part.rows.size();
+  std::vector<Constant*> values{number(lines.parts.size()), number(4 * words), number(strings.size())};
+  for (const PartLines& part : lines.parts) {
+    auto* code = llvm::Function::Create(llvm::FunctionType::get(abi.void_, false), llvm::GlobalValue::ExternalLinkage, part.symbol, abi.module);
     code->setVisibility(llvm::GlobalValue::HiddenVisibility);
     code->setDSOLocal(true);
     Constant* distance = ConstantExpr::getSub(ConstantExpr::getPtrToInt(code, abi.i64), ConstantExpr::getPtrToInt(table, abi.i64));
     values.push_back(ConstantExpr::getTrunc(distance, abi.i32));
-    values.push_back(number(function.rows.size()));
+    values.push_back(number(part.function));
+    values.push_back(number(part.rows.size()));
     std::vector<std::uint32_t> rows;
-    for (const FunctionLines::Row& row : function.rows) rows.insert(rows.end(), {row.offset, row.line != 0 ? starts[row.file] : 0, row.line});
+    for (const PartLines::Row& row : part.rows) rows.insert(rows.end(), {row.offset, row.line != 0 ? starts[row.file] : 0, row.line});
     values.push_back(llvm::ConstantDataArray::get(abi.llvm, rows));
   }
   values.push_back(llvm::ConstantDataArray::getString(abi.llvm, strings, false));

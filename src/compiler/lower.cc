@@ -1,7 +1,6 @@
 #include "compiler/lower.h"
 
 #include <llvm/IR/InstIterator.h>
-#include <llvm/IR/MDBuilder.h>
 #include <llvm/Transforms/Utils/BasicBlockUtils.h>
 
 #include <map>
@@ -90,7 +89,7 @@ class Lowerer {
     Value* expected = Load32(b, Field(b, context, offsetof(abi::Context, signatures)), type * 4);
     Value* mismatch = b.CreateICmpNE(signature, expected);
     // A null's signature is 0, which no type has: told apart only when something is wrong.
-    llvm::Instruction* bad = llvm::SplitBlockAndInsertIfThen(mismatch, &call, true, Unlikely());
+    llvm::Instruction* bad = llvm::SplitBlockAndInsertIfThen(mismatch, &call, true, HardlyEver(abi_.llvm));
     IRBuilder<> at_bad(bad);
     Value* code = at_bad.CreateSelect(at_bad.CreateICmpEQ(reference, at_bad.getInt32(0)),
                                       at_bad.getInt32(std::uint32_t(abi::TrapCode::kIndirectCallToNull)),
@@ -167,7 +166,7 @@ class Lowerer {
 
   void TrapIf(CallInst& before, Value* condition, abi::TrapCode code) {
     Value* context = before.getArgOperand(0);
-    IRBuilder<> b(llvm::SplitBlockAndInsertIfThen(condition, &before, true, Unlikely()));
+    IRBuilder<> b(llvm::SplitBlockAndInsertIfThen(condition, &before, true, HardlyEver(abi_.llvm)));
     EmitTrap(b, context, b.getInt32(static_cast<std::uint32_t>(code)));
   }
   void EmitTrap(IRBuilder<>& b, Value* context, Value* code) {
@@ -177,7 +176,6 @@ class Lowerer {
     if (trap->getDebugLoc()) trap->addFnAttr(llvm::Attribute::NoMerge);
   }
 
-  llvm::MDNode* Unlikely() { return llvm::MDBuilder(abi_.llvm).createBranchWeights(1, 1u << 20); }
   Value* Field(IRBuilder<>& b, Value* context, std::size_t offset) {
     return b.CreateAlignedLoad(abi_.ptr, abi_.FieldAddress(b, context, offset), llvm::Align(8));
   }

@@ -1,5 +1,4 @@
 #include <llvm/IR/Intrinsics.h>
-#include <llvm/IR/MDBuilder.h>
 #include <llvm/IR/PatternMatch.h>
 
 #include "compiler/function_builder.h"
@@ -12,8 +11,7 @@ using wabt::Opcode;
 
 void FunctionBuilder::TrapIf(Value* condition, abi::TrapCode code) {
   llvm::BasicBlock* next = NewBlock("");
-  llvm::MDNode* unlikely = llvm::MDBuilder(abi.llvm).createBranchWeights(1, 1u << 20);
-  b.CreateCondBr(condition, TrapBlock(code), next, unlikely);
+  b.CreateCondBr(condition, TrapBlock(code), next, HardlyEver(abi.llvm));
   b.SetInsertPoint(next);
 }
 

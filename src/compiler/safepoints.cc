@@ -6,7 +6,6 @@
 #include <llvm/IR/CFG.h>
 #include <llvm/IR/Dominators.h>
 #include <llvm/IR/InstIterator.h>
-#include <llvm/IR/MDBuilder.h>
 #include <llvm/Transforms/Utils/BasicBlockUtils.h>
 #include <llvm/Transforms/Utils/Cloning.h>
 #include <llvm/Transforms/Utils/PromoteMemToReg.h>
@@ -33,7 +32,7 @@ using llvm::Value;
 constexpr int kRecomputeSteps = 4;
 
 // A function whose safepoints store more values than this in all keeps them in a memory frame.
-constexpr std::size_t kInlineRootsMax = 512;
+constexpr std::size_t kInlineRootsMax = 1024;
 
 struct Site {
   SafepointKind kind;
@@ -113,7 +112,6 @@ class Instrumenter {
     check->getTerminator()->eraseFromParent();
     BasicBlock* cold = BasicBlock::Create(abi_.llvm, "cold", &function_);
     BasicBlock* spill = BasicBlock::Create(abi_.llvm, "spill", &function_);
-    llvm::MDBuilder metadata(abi_.llvm);
 
     IRBuilder<> b(check);
     BasicBlock* usual = UsualAfter(proceed);
@@ -121,7 +119,7 @@ class Instrumenter {
       b.CreateBr(cold);  // The callee never returns but to be captured, or with an exception.
     } else {
       b.CreateCondBr(b.CreateICmpNE(LoadState(b), b.getInt32(0)), cold, usual,
-                     metadata.createBranchWeights(1, 1u << 20));
+                     HardlyEver(abi_.llvm));
       if (usual != proceed) {
         for (llvm::PHINode& phi : usual->phis()) phi.addIncoming(phi.getIncomingValueForBlock(proceed), check);
       }
@@ -197,7 +195,7 @@ class CloneBuilder {
     clone_->setAttributes({});
     clone_->setDoesNotThrow();
     for (unsigned i : {0u, 1u}) clone_->addParamAttr(i, llvm::Attribute::NoAlias);
-    clone_->setSection(".text.resume");
+    clone_->setSection(".text.unlikely.");
     for (Instruction& instruction : llvm::instructions(*clone_)) {  // It has another shape than those it would jump to.
       if (auto* call = llvm::dyn_cast<CallInst>(&instruction); call && call->isMustTailCall()) call->setTailCallKind(CallInst::TCK_None);
     }
@@ -426,8 +424,20 @@ void RestoreContextArguments(AbiIr& abi) {
   }
 }
 
+// A way that ends in a call that never returns is hardly ever gone; behind its safepoint, LLVM does not see that it ends.
+void WeighEnds(AbiIr& abi, Function& function) {
+  for (BasicBlock& block : function) {
+    auto* branch = llvm::dyn_cast<llvm::BranchInst>(block.getTerminator());
+    if (!branch || !branch->isConditional() || branch->hasMetadata(llvm::LLVMContext::MD_prof)) continue;
+    auto ends = [&](unsigned way) { return llvm::isa<llvm::UnreachableInst>(branch->getSuccessor(way)->getTerminator()); };
+    if (ends(0) == ends(1)) continue;
+    branch->setMetadata(llvm::LLVMContext::MD_prof, HardlyEver(abi.llvm, ends(0) ? 0 : 1));
+  }
+}
+
 Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
   StripInferredFacts(abi);
+  for (Function& function : abi.module) WeighEnds(abi, function);
   std::vector<FunctionSafepoints> result;
   for (StopSites& found : FindStopSites(abi, LoopCare::kFull)) {
     Function& function = *found.function;

@@ -40,8 +40,8 @@ constexpr std::uint64_t kCallInstructions = 256;
 constexpr std::uint64_t kStripBodyMax = 128;
 constexpr std::uint64_t kStripScatteredAccesses = 64;
 constexpr std::uint64_t kNearBytes = 64;
-constexpr std::uint64_t kUnrolledInstructions = 64;
-constexpr unsigned kUnrollMax = 8;
+constexpr std::uint64_t kUnrolledInstructions = 24;
+constexpr unsigned kUnrollMax = 4;
 
 bool IsGuest(const Function& function) { return IsGuestName(function.getName()); }
 

@@ -45,7 +45,7 @@
 
 namespace godwit::abi {
 
-inline constexpr std::uint32_t kAbiVersion = 5;
+inline constexpr std::uint32_t kAbiVersion = 6;
 inline constexpr std::uint32_t kImageMagic = 0x49575747;  // "GWWI"
 
 inline constexpr std::uint64_t kWasmPageBytes = 65536;
@@ -177,17 +177,18 @@ struct ImageHeader {
   // [type_count] void reentry(Context*, uint8_t* memory, Code resume_code, void* cells): calls a resume
   // clone whose function has that type and leaves its results in `cells`.
   std::int32_t reentries;
-  std::int32_t lines;      // LineTable, or 0 where the module had no DWARF.
+  std::int32_t lines;      // LineTable, or 0 where there is nothing to say.
   std::int32_t tails;      // [function_count] entry for tail calls, or 0 where the function has none.
 };
 static_assert(sizeof(ImageHeader) == 72);
 
-// Where native code comes from, for messages. It is followed by `functions` entries of
-//     i32 code, from the table's own address; u32 rows; rows x { u32 offset in the code; u32 file; u32 line }
+// Where native code comes from, for messages: functions whose lines the module's DWARF gives, and the parts of functions
+// that lie apart from their entries, since they hardly ever run. It is followed by `parts` entries of
+//     i32 code, from the table's own address; u32 function; u32 rows; rows x { u32 offset in the code; u32 file; u32 line }
 // whose rows are in order of offset and reach up to the next (`file` is an offset into the strings; line 0: unknown), and at
 // `strings` bytes from its beginning by `string_bytes` of file names, each ended by a zero.
 struct LineTable {
-  std::uint32_t functions;
+  std::uint32_t parts;
   std::uint32_t strings;
   std::uint32_t string_bytes;
 };

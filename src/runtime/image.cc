@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -190,8 +191,9 @@ Status Image::ReadHeader(const fbs::Module& module) {
 namespace {
 
 // An entry of abi::LineTable.
-struct LineFunction {
+struct LinePart {
   std::int32_t code;
+  std::uint32_t function;
   std::uint32_t rows;
 };
 struct LineRow {
@@ -200,7 +202,7 @@ struct LineRow {
 
 }  // namespace
 
-// Checks the table's bounds once, so that SourceAt can walk it.
+// Checks the table once, so that it can be walked.
 Status Image::ReadLines() {
   if (header_->lines == 0) return {};
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(header_) + static_cast<std::intptr_t>(header_->lines);
@@ -212,37 +214,48 @@ Status Image::ReadLines() {
     return Bad("the line table's names do not end");
   }
   std::uint64_t at = sizeof(abi::LineTable);
-  for (std::uint32_t i = 0; i < table->functions; ++i) {
-    if (!Inside(at, sizeof(LineFunction), strings)) return Bad("the line table is cut off");
-    const auto rows = reinterpret_cast<const LineFunction*>(begin + at)->rows;
-    at += sizeof(LineFunction);
-    if (!Inside(at, std::uint64_t{rows} * sizeof(LineRow), strings)) return Bad("the line table is cut off");
-    at += std::uint64_t{rows} * sizeof(LineRow);
+  for (std::uint32_t i = 0; i < table->parts; ++i) {
+    if (!Inside(at, sizeof(LinePart), strings)) return Bad("the line table is cut off");
+    const LinePart& part = *reinterpret_cast<const LinePart*>(begin + at);
+    if (part.function >= header_->function_count) return Bad("the line table names a function that is not there");
+    at += sizeof part;
+    if (!Inside(at, std::uint64_t{part.rows} * sizeof(LineRow), strings)) return Bad("the line table is cut off");
+    at += std::uint64_t{part.rows} * sizeof(LineRow);
   }
   lines_ = table;
   return {};
 }
 
+namespace {
+
+// Calls each(code, function, rows) for each part of the table, if there is one.
+template <typename Each>
+void WalkLines(const abi::LineTable* table, Each each) {
+  if (table == nullptr) return;
+  const auto begin = reinterpret_cast<std::uintptr_t>(table);
+  std::uintptr_t at = begin + sizeof *table;
+  for (std::uint32_t i = 0; i < table->parts; ++i) {
+    const auto& part = *reinterpret_cast<const LinePart*>(at);
+    at += sizeof part;
+    each(begin + static_cast<std::intptr_t>(part.code), part.function, std::span(reinterpret_cast<const LineRow*>(at), part.rows));
+    at += std::uint64_t{part.rows} * sizeof(LineRow);
+  }
+}
+
+}  // namespace
+
 std::string Image::SourceAt(std::uintptr_t pc) const {
-  if (lines_ == nullptr) return {};
-  const auto begin = reinterpret_cast<std::uintptr_t>(lines_);
   const LineRow* found = nullptr;
   std::uint64_t nearest = ~0ull;  // Distance from the row's code to `pc`.
-  std::uintptr_t at = begin + sizeof(abi::LineTable);
-  for (std::uint32_t i = 0; i < lines_->functions; ++i) {
-    const auto& function = *reinterpret_cast<const LineFunction*>(at);
-    at += sizeof function;
-    const auto* rows = reinterpret_cast<const LineRow*>(at);
-    at += std::uint64_t{function.rows} * sizeof(LineRow);
-    const std::uintptr_t code = begin + static_cast<std::intptr_t>(function.code);
-    if (code > pc || pc - code >= nearest) continue;
-    const LineRow* after = std::upper_bound(rows, rows + function.rows, pc - code,
-                                            [](std::uint64_t offset, const LineRow& row) { return offset < row.offset; });
+  WalkLines(lines_, [&](std::uintptr_t code, std::uint32_t, std::span<const LineRow> rows) {
+    if (code > pc || pc - code >= nearest) return;
+    const auto after = std::upper_bound(rows.begin(), rows.end(), pc - code,
+                                        [](std::uint64_t offset, const LineRow& row) { return offset < row.offset; });
     nearest = pc - code;
-    found = after == rows ? nullptr : after - 1;
-  }
+    found = after == rows.begin() ? nullptr : &after[-1];
+  });
   if (found == nullptr || found->line == 0 || found->file >= lines_->string_bytes) return {};
-  return fmt::format("{}:{}", reinterpret_cast<const char*>(begin + lines_->strings + found->file), found->line);
+  return fmt::format("{}:{}", reinterpret_cast<const char*>(lines_) + lines_->strings + found->file, found->line);
 }
 
 const std::vector<Image::Named>& Image::names() const {
@@ -259,6 +272,7 @@ const std::vector<Image::Named>& Image::names() const {
       add(entry(i), ~0u);
       add(reentry(i), ~0u);
     }
+    WalkLines(lines_, [&](std::uintptr_t code, std::uint32_t function, std::span<const LineRow>) { names_.push_back({code, function}); });
     std::sort(names_.begin(), names_.end(), [](const Named& a, const Named& b) {
       return a.begin != b.begin ? a.begin < b.begin : a.function < b.function;
     });

@@ -139,10 +139,21 @@ TEST_F(ImageTest, KnowsTheSourceOfItsCode) {
   EXPECT_EQ((*mapped)->SourceAt(0), "");
 }
 
+TEST_F(ImageTest, KnowsWhoseCodeLiesApart) {
+  const std::uint8_t* header = reinterpret_cast<const std::uint8_t*>(&Guest());
+  const auto sum_at = reinterpret_cast<const std::int32_t*>(header + Guest().functions)[test::kSum];
+  const auto apart_at = Guest().lines + *reinterpret_cast<const std::int32_t*>(header + Guest().lines + sizeof(abi::LineTable));
+  const auto mapped = Map();
+  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
+  const auto sum = reinterpret_cast<std::uintptr_t>((*mapped)->function(test::kSum));
+  EXPECT_EQ((*mapped)->FunctionAt(sum - sum_at + apart_at), 3u);
+  EXPECT_EQ((*mapped)->FunctionAt(sum), std::uint32_t{test::kSum});
+}
+
 TEST_F(ImageTest, DamagedLineTablesAreRefused) {
   const Bytes whole = image;
   const auto lines = [&] { return reinterpret_cast<abi::LineTable*>(reinterpret_cast<std::uint8_t*>(&Guest()) + Guest().lines); };
-  lines()->functions = 3;
+  lines()->parts = 4;
   ExpectRefused(ErrorCode::kCorrupt, "more functions than there are");
   image = whole;
   lines()->strings = 0x7ffffff0;
@@ -151,8 +162,11 @@ TEST_F(ImageTest, DamagedLineTablesAreRefused) {
   lines()->string_bytes -= 1;
   ExpectRefused(ErrorCode::kCorrupt, "the last name does not end");
   image = whole;
-  reinterpret_cast<std::uint32_t*>(lines())[4] = 0x10000000;
+  reinterpret_cast<std::uint32_t*>(lines())[5] = 0x10000000;
   ExpectRefused(ErrorCode::kCorrupt, "more rows than there are");
+  image = whole;
+  reinterpret_cast<std::uint32_t*>(lines())[4] = 24;
+  ExpectRefused(ErrorCode::kCorrupt, "a function that is not there");
   image = whole;
   Guest().lines = 0x7ffffff0;
   ExpectRefused(ErrorCode::kCorrupt, "table past the end");

@@ -332,7 +332,7 @@ asm(R"(
         .globl godwit_image
         .hidden godwit_image
 godwit_image:
-        .long 0x49575747, 5
+        .long 0x49575747, 6
         .fill 32, 1, 0xab
         .long 24, 6
         .long functions - godwit_image, resumes - godwit_image, entries - godwit_image, reentries - godwit_image
@@ -360,10 +360,11 @@ reentries:
 tails:
         .fill 24, 4, 0
 lines:
-        .long 2, line_names - lines, line_names_end - line_names
-        .long f3 - lines, 1
+        .long 3, line_names - lines, line_names_end - line_names
+        .long apart - lines, 3, 0
+        .long f3 - lines, 3, 1
         .long 0, 0, 33
-        .long f5 - lines, 3
+        .long f5 - lines, 5, 3
         .long 0, 0, 11
         .long 2, line_names_second - line_names, 12
         .long 4, 0, 0
@@ -373,4 +374,6 @@ line_names_second:
         .asciz "sum.h"
 line_names_end:
         .text
+apart:
+        .fill 16, 1, 0
 )");

@@ -4,6 +4,7 @@
 // runs the guest, from the store to the state word until the stack is captured.
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -38,6 +39,13 @@ double NowUs(clockid_t clock) {
   timespec time{};
   clock_gettime(clock, &time);
   return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
+}
+
+// Of this process, whose only busy thread runs the guest.
+long PageFaults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
 }
 
 // One kernel as a program in this process, its output in a pipe.
@@ -92,6 +100,7 @@ class Program {
 
 struct Latencies {
   Samples processor_us, wall_us;
+  Samples faulting_us;  // Processor time of stops on whose way the kernel was asked for pages: apart, since it is the kernel's.
   int held_up = 0;  // Samples left out.
 };
 
@@ -105,16 +114,19 @@ class Stopper {
   Status Run(std::size_t wanted) {
     std::thread asking([this] { Ask(); });
     Status status;
-    while (to_.processor_us.values.size() < wanted) {
+    while (to_.processor_us.values.size() + to_.faulting_us.values.size() < wanted) {
       running_ = true;
       const Result<bool> captured = program_.Run();
       const double processor = NowUs(clock_), wall = NowUs(CLOCK_MONOTONIC);
+      const long faults = PageFaults();
       running_ = false;
       if (!captured.ok()) status = captured.error();
       if (!captured.ok() || !*captured) break;
       while (!asked_) std::this_thread::yield();
       if (held_up_) {
         ++to_.held_up;
+      } else if (faults != faults_at_) {
+        to_.faulting_us.values.push_back(processor - processor_at_);
       } else {
         to_.processor_us.values.push_back(processor - processor_at_);
         to_.wall_us.values.push_back(wall - wall_at_);
@@ -133,6 +145,7 @@ class Stopper {
       std::this_thread::sleep_for(std::chrono::microseconds(100 + random_() % 1900));
       while (!running_ && !done_) std::this_thread::yield();
       if (done_) return;
+      faults_at_ = PageFaults();
       processor_at_ = NowUs(clock_);
       wall_at_ = NowUs(CLOCK_MONOTONIC);
       program_.instance().RequestStop();
@@ -147,7 +160,8 @@ class Stopper {
   Latencies& to_;
   clockid_t clock_{};
   std::atomic<bool> running_ = false, done_ = false, asked_ = false;
-  double processor_at_ = 0, wall_at_ = 0;  // Written before asked_ is set, read after.
+  double processor_at_ = 0, wall_at_ = 0;  // These and faults_at_: written before asked_ is set, read after.
+  long faults_at_ = 0;
   bool held_up_ = false;
 };
 
@@ -236,14 +250,14 @@ Result<int> BenchStops(const BenchOptions& options) {
     GODWIT_ASSIGN(const Kernel kernel, BuildKernel(source, scratch.path(), Vectors::kSimd128));
     GODWIT_ASSIGN(const auto module, Load(kernel.base + ".on.gwp"));
     Latencies some;
-    for (unsigned seed = 1; some.processor_us.values.size() < each; ++seed) {
+    for (unsigned seed = 1; some.processor_us.values.size() + some.faulting_us.values.size() < each; ++seed) {
       GODWIT_ASSIGN(auto program, Program::Create(module, 20));
       GODWIT_TRY(Stopper(*program, seed, some).Run(each));
     }
     GODWIT_ASSIGN(const double ratio, ResumedRatio(module, kernel.name));
     resumed.values.push_back(ratio);
     all.held_up += some.held_up;
-    for (auto [from, to] : {std::pair(&some.processor_us, &all.processor_us), {&some.wall_us, &all.wall_us}}) {
+    for (auto [from, to] : {std::pair(&some.processor_us, &all.processor_us), {&some.wall_us, &all.wall_us}, {&some.faulting_us, &all.faulting_us}}) {
       to->values.insert(to->values.end(), from->values.begin(), from->values.end());
     }
     const json what = {{"kernel", kernel.name}};
@@ -259,6 +273,7 @@ Result<int> BenchStops(const BenchOptions& options) {
   const json everything = {{"kernel", "all"}};
   results.push_back(Entry(everything, "stop latency, processor time", "us", all.processor_us));
   results.push_back(Entry(everything, "stop latency, wall", "us", all.wall_us));
+  if (!all.faulting_us.empty()) results.push_back(Entry(everything, "stop latency with page faults on the way, processor time", "us", all.faulting_us));
   results.push_back(Entry(everything, "resumed loop relative to undisturbed", "ratio", resumed));
   results.push_back(Entry(everything, "capture and restore of 100 frames", "us", deep));
   if (options.json) {
@@ -267,6 +282,10 @@ Result<int> BenchStops(const BenchOptions& options) {
     fmt::print("{} stops: processor time p50 {:.1f} us, p99 {:.1f} us, max {:.1f} us; wall p50 {:.1f} us; {} more left out, since the "
                "asking thread was held up\n",
                all.processor_us.values.size(), all.processor_us.Median(), all.processor_us.At(0.99), all.processor_us.Max(), all.wall_us.Median(), all.held_up);
+    if (!all.faulting_us.empty()) {
+      fmt::print("{} stops with page faults on the way: processor time p50 {:.1f} us, max {:.1f} us\n", all.faulting_us.values.size(),
+                 all.faulting_us.Median(), all.faulting_us.Max());
+    }
     fmt::print("resumed loops: geometric mean {:.3f} of undisturbed, worst {:.3f}\n", GeometricMean(resumed.values), resumed.Max());
     fmt::print("capture and restore of 100 frames: p50 {:.1f} us, p99 {:.1f} us\n", deep.Median(), deep.At(0.99));
   }

@@ -209,15 +209,26 @@ class Finder {
     std::uint64_t iterations;  // Of one strip at most.
   };
 
+  // Whether the value moves by at most kNearBytes in an iteration, but where a part of it of 32 bits wraps around.
+  static bool MovesLittle(const llvm::SCEV* value, const llvm::Loop& loop, llvm::ScalarEvolution& evolution) {
+    if (evolution.isLoopInvariant(value, &loop)) return true;
+    if (auto* walk = llvm::dyn_cast<llvm::SCEVAddRecExpr>(value)) {
+      auto* step = llvm::dyn_cast<llvm::SCEVConstant>(walk->getStepRecurrence(evolution));
+      return step && walk->getLoop() == &loop && step->getAPInt().abs().ule(kNearBytes);
+    }
+    auto little = [&](const llvm::SCEV* part) { return MovesLittle(part, loop, evolution); };
+    if (auto* cast = llvm::dyn_cast<llvm::SCEVCastExpr>(value)) return little(cast->getOperand());
+    auto* sum = llvm::dyn_cast<llvm::SCEVAddExpr>(value);
+    return sum && llvm::all_of(sum->operands(), little);
+  }
+
   std::uint64_t StripIterations(const llvm::Loop& loop, std::uint64_t body, llvm::ScalarEvolution& evolution) {
     std::uint64_t scattered = 0;
     for (BasicBlock* block : loop.blocks()) {
       for (llvm::Instruction& instruction : *block) {
         llvm::Value* address = llvm::getPointerOperand(&instruction);
         if (!address || llvm::isa<llvm::GetElementPtrInst>(instruction) || loop.isLoopInvariant(address)) continue;
-        auto* walk = llvm::dyn_cast<llvm::SCEVAddRecExpr>(evolution.getSCEV(address));
-        auto* step = walk ? llvm::dyn_cast<llvm::SCEVConstant>(walk->getStepRecurrence(evolution)) : nullptr;
-        if (!step || step->getAPInt().abs().ugt(kNearBytes)) ++scattered;
+        if (!MovesLittle(evolution.getSCEV(address), loop, evolution)) ++scattered;
       }
     }
     const std::uint64_t iterations = kShortLoopInstructions / body;

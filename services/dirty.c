@@ -1,11 +1,13 @@
 // Memory that changes, for measuring migrations:
-//   GET /dirty?mib=N               touches N MiB (kept until the next such request) and fills them
+//   GET /dirty?mib=N[&records=1]   touches N MiB (kept until the next such request) and fills them with noise, or with lines of records
 //   GET /dirty?mb_s=R&ms=T         for T ms writes distinct 4 KiB pages of them, round and round, at R MB/s
 //   GET /dirty?sum=1               a checksum over all of it, and the number of pages written
 //   GET /dirty                     answers at once, with the time since 1970
 // One request may write while others are answered: it waits at a call to its host every millisecond.
 #include <godwit.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { kPage = 4096, kMibMax = 4032 };
@@ -21,8 +23,8 @@ static uint64_t mix(uint64_t x) {
   return x * 0x94d049bb133111ebu;
 }
 
-// Filled with what does not compress and is no zero page.
-static int touch(long mib) {
+// Filled with what is no zero page: noise does not compress.
+static int touch(long mib, int records) {
   free(memory);
   pages = (size_t)mib * 256;
   next_page = 0;
@@ -33,6 +35,16 @@ static int touch(long mib) {
   }
   uint64_t* words = (uint64_t*)memory;
   uint64_t x = 0x9e3779b97f4a7c15u;
+  char line[80];
+  for (size_t at = 0, i = 0; records && at < pages * kPage; ++i) {
+    x = x * 6364136223846793005u + 1442695040888963407u;
+    const size_t length = (size_t)snprintf(line, sizeof line, "{\"order\": %zu, \"price\": %u.%02u, \"state\": \"%s\"}\n", i, (unsigned)(x >> 50),
+                                           (unsigned)(x >> 40) % 100, x >> 63 ? "shipped" : "open");
+    const size_t take = length < pages * kPage - at ? length : pages * kPage - at;
+    memcpy(memory + at, line, take);
+    at += take;
+  }
+  if (records) return 1;
   for (size_t i = 0; i < pages * kPage / sizeof *words; ++i) words[i] = x = x * 6364136223846793005u + 1442695040888963407u;
   return 1;
 }
@@ -70,7 +82,8 @@ void godwit_handle(godwit_request* request) {
   char text[32];
   if (godwit_query_value(request, "mib", text, sizeof text) > 0) {
     const long mib = atol(text);
-    if (mib < 0 || mib > kMibMax || !touch(mib)) {
+    char records[2];
+    if (mib < 0 || mib > kMibMax || !touch(mib, godwit_query_value(request, "records", records, sizeof records) > 0)) {
       godwit_reply(request, 400, "text/plain", "mib does not fit limits.memory\n", 31);
       return;
     }

@@ -180,6 +180,7 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   migrate->add_option("--memory", options->memory_mib, "Sizes of memory, in MiB; 0: what a small reactor has")->delimiter(',')->capture_default_str();
   migrate->add_option("--dirty", options->dirty_mb_s, "How fast it changes, in MB/s of distinct pages")->delimiter(',')->capture_default_str();
   migrate->add_option("--link", options->link_mbps, "Links, in Mbit/s; 0: the loopback interface; others need root")->delimiter(',')->capture_default_str();
+  migrate->add_flag("--records", options->records, "Memory full of lines of records, which compress; default: of noise, which does not");
   migrate->footer(
       "Examples:\n"
       "  godwit bench migrate --html migrate.html\n"

@@ -31,6 +31,7 @@ struct BenchOptions {
   int moves = 4;
   std::vector<int> memory_mib{0, 64, 1024}, dirty_mb_s{0, 50};
   std::vector<std::uint64_t> link_mbps{0, 1000};
+  bool records = false;
 };
 
 Result<int> BenchEngine(const BenchOptions& options);

@@ -191,7 +191,7 @@ class MigrateBench {
     GODWIT_TRY(cluster->Godwit({"apply", "-q", "-o", "name", "-f", (folder / "dirty.toml").string()}));
     for (const int mib : options_.memory_mib) {
       GODWIT_ASSIGN(const auto client, cluster->client().ClientOf(cluster->gateway()));
-      GODWIT_ASSIGN(const auto filled, client->Call({.target = fmt::format("/dirty?mib={}", mib), .timeout = kCallTimeout}));
+      GODWIT_ASSIGN(const auto filled, client->Call({.target = fmt::format("/dirty?mib={}{}", mib, options_.records ? "&records=1" : ""), .timeout = kCallTimeout}));
       if (filled.status != 200) return Internal("the service could not fill its memory: " + filled.body);
       for (const int mb_s : options_.dirty_mb_s) {
         if (mib == 0 && mb_s != 0) continue;

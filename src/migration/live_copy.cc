@@ -114,6 +114,7 @@ Result<std::unique_ptr<LiveCopy>> LiveCopy::Open(Options options, std::vector<st
 }
 
 Status LiveCopy::Connect() {
+  codecs_.resize(options_.streams);
   for (std::uint32_t i = 0; i < options_.streams; ++i) {
     GODWIT_ASSIGN(auto stream, RawStream::Connect(options_.host, options_.port, options_.channel));
     const std::string& id = options_.migration.value;
@@ -188,7 +189,7 @@ Status LiveCopy::FirstRound(std::uint64_t& pages, std::uint64_t& bytes) {
           const std::lock_guard lock(mutex_);
           GODWIT_TRY(copied.tracker->Harvest(slice * kSliceBytesMax, std::min(end, (slice + 1) * kSliceBytesMax), work.ranges));
         }
-        GODWIT_TRY(SendRanges(*streams_[slice % options_.streams], work, pages_here, bytes_here));
+        GODWIT_TRY(SendRanges(work, pages_here, bytes_here));
       }
     }
     return {};
@@ -224,7 +225,7 @@ Status LiveCopy::SendWork(const std::vector<Work>& all, std::uint64_t& pages, st
   std::uint64_t total = 0;
   for (const Work& work : all) total += work.pages();
   if (total < kThreadedPages || options_.streams == 1) {
-    for (const Work& work : all) GODWIT_TRY(SendRanges(*streams_[work.slice % options_.streams], work, pages, bytes));
+    for (const Work& work : all) GODWIT_TRY(SendRanges(work, pages, bytes));
     return {};
   }
   std::mutex sums;
@@ -232,7 +233,7 @@ Status LiveCopy::SendWork(const std::vector<Work>& all, std::uint64_t& pages, st
     std::uint64_t pages_here = 0, bytes_here = 0;
     for (const Work& work : all) {
       if (work.slice % options_.streams != stream) continue;
-      GODWIT_TRY(SendRanges(*streams_[stream], work, pages_here, bytes_here));
+      GODWIT_TRY(SendRanges(work, pages_here, bytes_here));
     }
     const std::lock_guard lock(sums);
     pages += pages_here;
@@ -291,7 +292,31 @@ Status LiveCopy::EndRound() {
   return {};
 }
 
-Status LiveCopy::SendRanges(RawStream& stream, const Work& work, std::uint64_t& pages, std::uint64_t& bytes) {
+namespace {
+
+// Makes pages in `pieces`, each of which follows its head, frames of the codec where that makes them smaller. They live in `packed`.
+void PackPieces(BlockCodec& codec, std::vector<iovec>& pieces, Bytes& packed) {
+  std::size_t room = 0;
+  for (const iovec& piece : pieces) room += piece.iov_len;
+  packed.reserve(room);  // Pointed to by `pieces`.
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    auto* head = static_cast<PageHead*>(pieces[i].iov_base);
+    if (head->kind != PageKind::kPages) continue;
+    iovec& pages = pieces[++i];
+    const std::size_t at = packed.size();
+    const auto bytes = codec.Pack({static_cast<const std::uint8_t*>(pages.iov_base), pages.iov_len}, packed);
+    if (!bytes) continue;
+    head->kind = PageKind::kCompressed;
+    head->bytes = *bytes;
+    pages = {packed.data() + at, *bytes};
+  }
+}
+
+}  // namespace
+
+Status LiveCopy::SendRanges(const Work& work, std::uint64_t& pages, std::uint64_t& bytes) {
+  RawStream& stream = *streams_[work.slice % options_.streams];
+  BlockCodec& codec = codecs_[work.slice % options_.streams];
   Copied& copied = *memories_[work.memory];
   const runtime::LiveMemory& memory = *copied.memory;
   const std::uint64_t unit = options_.page_bytes / kPageBytes, memory_pages = copied.announced_bytes / kPageBytes;
@@ -299,10 +324,20 @@ Status LiveCopy::SendRanges(RawStream& stream, const Work& work, std::uint64_t& 
   std::vector<iovec> pieces;
   heads.reserve(2 * kBatchBytes / kPageBytes);  // Pointed to by `pieces`.
   std::uint64_t batch = 0;
+  Bytes packed;
   const auto flush = [&]() -> Status {
     if (pieces.empty()) return {};
-    Pace(batch + heads.size() * sizeof(PageHead));
+    CodecPolicy::Sent sent{batch, 0};
+    const auto begin = Clock::now();
+    if (codec.policy().packs()) PackPieces(codec, pieces, packed);
+    const auto packed_at = Clock::now();
+    for (const iovec& piece : pieces) sent.wire_bytes += piece.iov_len;
+    Pace(sent.wire_bytes);
     const Status written = stream.Write(pieces);
+    sent.packing = packed_at - begin;
+    sent.writing = Clock::now() - packed_at;
+    codec.policy().Add(sent);
+    packed.clear();
     pieces.clear();
     heads.clear();
     batch = 0;

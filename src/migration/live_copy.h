@@ -4,7 +4,7 @@
 //   Open ... CopyRounds ... (the guest is stopped) ... SendPages, SendState, SendToken, AwaitReply
 //
 // Never sent: pages as initial, untouched ones, and pages that were not written since they were sent. Without a tracker
-// there are no rounds and SendPages sends all that differs. One thread calls all of this but Abort.
+// there are no rounds and SendPages sends all that differs. Where the link is slower than the codec, pages are compressed (block_codec.h). One thread calls all of this but Abort.
 #pragma once
 
 #include <atomic>
@@ -17,6 +17,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "migration/block_codec.h"
 #include "migration/page_tracker.h"
 #include "migration/page_wire.h"
 #include "migration/rounds.h"
@@ -29,7 +30,7 @@ namespace godwit::migration {
 class LiveCopy {
  public:
   struct Round {
-    std::uint64_t bytes = 0;        // Sent of pages.
+    std::uint64_t bytes = 0;        // Of the pages sent, before any compression.
     std::uint64_t pages = 0;        // Sent.
     std::uint64_t dirty_pages = 0;  // Written while that was sent: what the next round begins with.
     std::chrono::microseconds length{0};
@@ -85,7 +86,7 @@ class LiveCopy {
   Status Harvest(std::vector<Work>& work);
   Status SendWork(const std::vector<Work>& work, std::uint64_t& pages, std::uint64_t& bytes);
   Status FirstRound(std::uint64_t& pages, std::uint64_t& bytes);
-  Status SendRanges(transport::RawStream& stream, const Work& work, std::uint64_t& pages, std::uint64_t& bytes);
+  Status SendRanges(const Work& work, std::uint64_t& pages, std::uint64_t& bytes);
   Status OnAllStreams(const std::function<Status(std::size_t stream)>& run);
   Status EndRound();
   Status AnnounceSizes();
@@ -95,6 +96,7 @@ class LiveCopy {
   const Options options_;
   std::vector<std::unique_ptr<Copied>> memories_;
   std::vector<std::unique_ptr<transport::RawStream>> streams_;
+  std::vector<BlockCodec> codecs_;  // Of each stream.
   std::vector<Round> rounds_;
   std::vector<Work> pending_;  // Harvested and not sent.
   bool standing_ = false;      // The guest has been stopped.

@@ -1,6 +1,7 @@
 // report: runs a function over a dataset, wherever that lies, and passes its output on.
 //
 //   POST /report?run=scan        the body is the function's arguments
+//   POST /report?map=1           longest_lines over all parts of the dataset at once, put together
 //   POST /report?run=longest_lines  a function of its own: the longest line of each initial character, and how many there were
 #include <godwit.h>
 #include <stdio.h>
@@ -9,33 +10,34 @@
 
 static char arguments[16384];
 
-static char longest[128][256];
-static unsigned lengths[128], counts[128];
+typedef struct {
+  char longest[128][256];
+  unsigned lengths[128], counts[128];
+} totals;
 
-static void emit_all(void) {
-  char line[400];
-  for (int c = 0; c < 128; ++c) {
-    if (counts[c] == 0) continue;
-    godwit_emit(line, (size_t)snprintf(line, sizeof line, "%c %u %.255s\n", c, counts[c], longest[c]));
-  }
+// One more line, or several of which this is the longest.
+static void add_line(totals* to, unsigned first, const char* line, uint32_t length, unsigned lines) {
+  to->counts[first] += lines;
+  if (length <= to->lengths[first]) return;
+  to->lengths[first] = length;
+  memcpy(to->longest[first], line, length < 255 ? length : 255);
+  to->longest[first][length < 255 ? length : 255] = 0;
 }
 
 GODWIT_FUNCTION(longest_lines)(const char* lines, uint32_t bytes, int32_t last) {
+  static totals sum;
   while (bytes > 0) {
     const char* end = memchr(lines, '\n', bytes);
     uint32_t length = end != NULL ? (uint32_t)(end - lines) : bytes;
-    unsigned first = length > 0 ? (unsigned char)lines[0] & 127 : 0;
-    ++counts[first];
-    if (length > lengths[first]) {
-      lengths[first] = length;
-      memcpy(longest[first], lines, length < 255 ? length : 255);
-      longest[first][length < 255 ? length : 255] = 0;
-    }
+    add_line(&sum, length > 0 ? (unsigned char)lines[0] & 127 : 0, lines, length, 1);
     uint32_t taken = length + (end != NULL);
     lines += taken;
     bytes -= taken;
   }
-  if (last) emit_all();
+  char line[400];
+  for (int c = 0; last && c < 128; ++c) {
+    if (sum.counts[c] != 0) godwit_emit(line, (size_t)snprintf(line, sizeof line, "%c %u %.255s\n", c, sum.counts[c], sum.longest[c]));
+  }
   return 0;
 }
 
@@ -57,8 +59,34 @@ GODWIT_FUNCTION(copy_lines)(const char* lines, uint32_t bytes, int32_t last) {
   return 0;
 }
 
+// Adds up what longest_lines gave of each part.
+static int merge(void* state, uint32_t part, const char* lines, size_t bytes) {
+  (void)part;
+  for (const char *at = lines, *end = lines + bytes; at < end;) {
+    const char* stop = memchr(at, '\n', (size_t)(end - at));
+    if (stop == NULL) return 1;
+    char* line = NULL;
+    const unsigned count = (unsigned)strtoul(at + 2, &line, 10);
+    add_line(state, (unsigned char)at[0] & 127, line + 1, (uint32_t)(stop - line - 1), count);
+    at = stop + 1;
+  }
+  return 0;
+}
+
+static void report_on_parts(godwit_request* request) {
+  totals* sum = calloc(1, sizeof *sum);
+  const int parts = sum != NULL ? godwit_map(request, "table", "longest_lines", "", merge, sum) : -5;
+  godwit_status(request, parts < 0 ? 502 : 200);
+  godwit_printf(request, parts < 0 ? "longest_lines: error %d\n" : "%d parts\n", parts < 0 ? -parts : parts);
+  for (int c = 0; parts >= 0 && c < 128; ++c) {
+    if (sum->counts[c] != 0) godwit_printf(request, "%c %u %s\n", c, sum->counts[c], sum->longest[c]);
+  }
+  free(sum);
+}
+
 void godwit_handle(godwit_request* request) {
   char function[64], piece[8192];
+  if (godwit_query_value(request, "map", function, sizeof function) >= 0) return report_on_parts(request);
   if (godwit_query_value(request, "run", function, sizeof function) < 0) strcpy(function, "scan");
   int length = godwit_read_all(request, arguments, sizeof arguments - 1);
   if (length < 0) {

@@ -1,10 +1,15 @@
 // godwit data: datasets, which live on devices.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <vector>
 
 #include "cluster_client.h"
 #include "commands.h"
@@ -19,8 +24,9 @@ using transport::HttpAnswer;
 using transport::HttpCall;
 
 struct DataOptions {
-  std::string name, file, device, function, arguments;
-  std::uint64_t offset = 0, bytes = 0;
+  std::string name, file, function, arguments;
+  std::vector<std::string> devices;
+  std::uint64_t offset = 0, bytes = 0, parts = 0;
 };
 
 // A client of the device's agent, and the resource's target there.
@@ -35,69 +41,154 @@ Result<std::unique_ptr<transport::HttpClient>> ClientOfHolder(ClusterClient& clu
   return ClientOfDevice(cluster, record.value("device", ""));
 }
 
-HttpCall CallFor(const char* method, const DataOptions& options) {
+HttpCall CallFor(const char* method, const std::string& name) {
   HttpCall call;
   call.method = method;
-  call.target = "/v1/data/" + options.name;
+  call.target = "/v1/data/" + name;
   call.timeout = std::chrono::seconds(120);
   return call;
+}
+
+std::string PartName(const std::string& name, std::size_t part) { return name + "." + std::to_string(part); }
+
+Status Delete(ClusterClient& cluster, const std::string& name) {
+  GODWIT_ASSIGN(const auto client, ClientOfHolder(cluster, name));
+  GODWIT_ASSIGN(const HttpAnswer answer, client->Call(CallFor("DELETE", name)));
+  return answer.status >= 400 ? Status(ErrorOfAnswer(answer)) : Status();
+}
+
+// The datasets NAME.0, NAME.1, ... that there are.
+Result<std::vector<std::string>> PartsOf(ClusterClient& cluster, const std::string& name) {
+  GODWIT_ASSIGN(const json list, cluster.Get("/v1/datasets"));
+  std::set<std::string> there;
+  for (const json& item : list.value("items", json::array())) there.insert(item.value("name", ""));
+  std::vector<std::string> parts;
+  while (there.contains(PartName(name, parts.size()))) parts.push_back(PartName(name, parts.size()));
+  return parts;
+}
+
+struct FileRange {
+  std::uint64_t begin = 0, end = 0;
+};
+
+// Stores these bytes of the file, all where `end` is 0, as a dataset, and waits until the cluster knows.
+Result<bool> PutRange(ClusterClient& cluster, transport::HttpClient& client, const std::string& name, const std::string& path, FileRange range, const Session& session) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return ErrnoError(path);
+  file.seekg(static_cast<std::streamoff>(range.begin));
+  HttpCall call = CallFor("PUT", name);
+  if (range.end != 0) call.body_bytes = range.end - range.begin;
+  std::uint64_t left = range.end != 0 ? range.end - range.begin : ~0ull;
+  call.body_source = [&]() -> Result<std::string> {
+    std::string piece(std::min<std::uint64_t>(256 << 10, left), '\0');
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    piece.resize(static_cast<std::size_t>(file.gcount()));
+    if (file.bad()) return Internal("the file cannot be read");
+    left -= piece.size();
+    return piece;
+  };
+  GODWIT_ASSIGN(const HttpAnswer answer, client.Call(call));
+  if (answer.status >= 400) return ErrorOfAnswer(answer);
+  if (!session.wait) return true;
+  // The record comes by way of the agent and the controller.
+  return WaitUntil(session.timeout_s, [&]() -> Result<bool> {
+    const auto record = cluster.Get("/v1/datasets/" + name);
+    if (!record.ok() && record.error().code != ErrorCode::kNotFound) return record.error();
+    return record.ok() && (range.end == 0 || record->value("bytes", std::uint64_t{0}) == range.end - range.begin);
+  });
+}
+
+// Where the file is cut so that each part has whole lines, and about as many bytes as the others.
+Result<std::vector<FileRange>> Cut(const std::string& path, std::uint64_t size, std::uint64_t parts) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return ErrnoError(path);
+  std::string magic(6, '\0');
+  file.read(magic.data(), 6);
+  if (magic == "ARROW1") return InvalidArgument(path + ": Arrow files are not cut by lines: put each part under its own name, NAME.0 and so on");
+  std::vector<FileRange> ranges;
+  std::uint64_t begin = 0;
+  for (std::uint64_t i = 1; i <= parts; ++i) {
+    std::uint64_t end = size;
+    if (i < parts) {
+      file.clear();
+      file.seekg(static_cast<std::streamoff>(std::max(begin, size / parts * i)));
+      file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+      end = file.eof() || !file ? size : static_cast<std::uint64_t>(file.tellg());
+    }
+    if (end <= begin) return InvalidArgument(fmt::format("{} has too few lines for {} parts", path, parts));
+    ranges.push_back({begin, end});
+    begin = end;
+  }
+  return ranges;
+}
+
+Result<int> PutParts(const DataOptions& options, const Session& session, ClusterClient& cluster, std::uint64_t size) {
+  if (options.devices.empty()) return InvalidArgument("say where the parts are to live with --to DEVICE,DEVICE,...");
+  if (cluster.Get("/v1/datasets/" + options.name).ok()) return FailedPrecondition("dataset '" + options.name + "' exists as a whole: remove it first");
+  GODWIT_ASSIGN(const std::vector<FileRange> ranges, Cut(options.file, size, options.parts));
+  GODWIT_ASSIGN(const std::vector<std::string> before, PartsOf(cluster, options.name));
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    GODWIT_ASSIGN(const auto client, ClientOfDevice(cluster, options.devices[i % options.devices.size()]));
+    GODWIT_ASSIGN(const bool known, PutRange(cluster, *client, PartName(options.name, i), options.file, ranges[i], session));
+    if (!known) return kExitNotConverged;
+    if (!session.quiet) std::printf("dataset/%s stored on %s\n", PartName(options.name, i).c_str(), options.devices[i % options.devices.size()].c_str());
+  }
+  for (std::size_t i = ranges.size(); i < before.size(); ++i) GODWIT_TRY(Delete(cluster, before[i]));
+  return kExitDone;
 }
 
 Result<int> PutData(const DataOptions& options, const Session& session) {
   GODWIT_TRY(model::CheckDatasetName(options.name));
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  std::error_code error;
+  const auto size = std::filesystem::file_size(options.file, error);
+  if (options.parts != 0) {
+    if (error) return InvalidArgument(options.file + ": " + error.message() + "; only a file can be cut into parts");
+    return PutParts(options, session, *cluster, size);
+  }
+  if (options.devices.size() > 1) return InvalidArgument("a dataset lives on one device; with --parts its parts live on several");
+  GODWIT_ASSIGN(const std::vector<std::string> parts, PartsOf(*cluster, options.name));
+  if (!parts.empty()) return FailedPrecondition("dataset '" + options.name + "' exists in parts: remove it first");
   std::unique_ptr<transport::HttpClient> client;
-  if (options.device.empty()) {
+  if (options.devices.empty()) {
     Result<std::unique_ptr<transport::HttpClient>> holder = ClientOfHolder(*cluster, options.name);
     if (!holder.ok()) return InvalidArgument("dataset '" + options.name + "' is new: say where it is to live with --to DEVICE");
     client = std::move(*holder);
   } else {
-    GODWIT_ASSIGN(client, ClientOfDevice(*cluster, options.device));
+    GODWIT_ASSIGN(client, ClientOfDevice(*cluster, options.devices[0]));
   }
-  std::error_code error;
-  std::ifstream file(options.file, std::ios::binary);
-  if (!file) return ErrnoError(options.file);
-  HttpCall call = CallFor("PUT", options);
-  const auto size = std::filesystem::file_size(options.file, error);
-  if (!error) call.body_bytes = size;
-  call.body_source = [&file]() -> Result<std::string> {
-    std::string piece(256 << 10, '\0');
-    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-    piece.resize(static_cast<std::size_t>(file.gcount()));
-    if (file.bad()) return Internal("the file cannot be read");
-    return piece;
-  };
-  GODWIT_ASSIGN(const HttpAnswer answer, client->Call(call));
-  if (answer.status >= 400) return ErrorOfAnswer(answer);
-  // The record comes by way of the agent and the controller.
-  const auto there = [&]() -> Result<bool> {
-    const auto record = cluster->Get("/v1/datasets/" + options.name);
-    if (!record.ok() && record.error().code != ErrorCode::kNotFound) return record.error();
-    return record.ok() && (error || record->value("bytes", std::uint64_t{0}) == size);
-  };
-  if (session.wait) {
-    GODWIT_ASSIGN(const bool done, WaitUntil(session.timeout_s, there));
-    if (!done) {
-      std::fprintf(stderr, "godwit: the device has the data, but the controller does not know of it yet\n");
-      return kExitNotConverged;
-    }
+  GODWIT_ASSIGN(const bool known, PutRange(*cluster, *client, options.name, options.file, {0, error ? 0 : size}, session));
+  if (!known) {
+    std::fprintf(stderr, "godwit: the device has the data, but the controller does not know of it yet\n");
+    return kExitNotConverged;
   }
   if (!session.quiet) std::printf("dataset/%s stored\n", options.name.c_str());
   return kExitDone;
 }
 
+// The dataset, or its parts.
+Result<std::vector<std::string>> AllOf(ClusterClient& cluster, const std::string& name) {
+  const auto whole = cluster.Get("/v1/datasets/" + name);
+  if (whole.ok()) return std::vector<std::string>{name};
+  GODWIT_ASSIGN(std::vector<std::string> parts, PartsOf(cluster, name));
+  if (parts.empty()) return whole.error();
+  return parts;
+}
+
 Result<int> GetData(const DataOptions& options, const Session& session) {
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, options.name));
-  FILE* to = options.file == "-" ? stdout : std::fopen(options.file.c_str(), "wb");
+  GODWIT_ASSIGN(const std::vector<std::string> names, AllOf(*cluster, options.name));
+  const std::unique_ptr<FILE, int (*)(FILE*)> opened(options.file == "-" ? nullptr : std::fopen(options.file.c_str(), "wb"), [](FILE* file) { return std::fclose(file); });
+  FILE* to = options.file == "-" ? stdout : opened.get();
   if (!to) return ErrnoError(options.file);
-  Result<HttpAnswer> answer = client->Stream(CallFor("GET", options), [&](std::string_view piece) {
-    return std::fwrite(piece.data(), 1, piece.size(), to) == piece.size();
-  });
-  const bool written = to == stdout ? std::fflush(to) == 0 : std::fclose(to) == 0;
-  if (!answer.ok()) return answer.error();
-  if (answer->status >= 400) return ErrorOfAnswer(*answer);
-  if (!written) return ErrnoError(options.file);
+  for (const std::string& name : names) {
+    GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, name));
+    GODWIT_ASSIGN(const HttpAnswer answer, client->Stream(CallFor("GET", name), [&](std::string_view piece) {
+      return std::fwrite(piece.data(), 1, piece.size(), to) == piece.size();
+    }));
+    if (answer.status >= 400) return ErrorOfAnswer(answer);
+  }
+  if (std::fflush(to) != 0) return ErrnoError(options.file);
   return kExitDone;
 }
 
@@ -110,9 +201,8 @@ Result<int> ListData(const Session& session) {
 
 Result<int> RemoveData(const DataOptions& options, const Session& session) {
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, options.name));
-  GODWIT_ASSIGN(const HttpAnswer answer, client->Call(CallFor("DELETE", options)));
-  if (answer.status >= 400) return ErrorOfAnswer(answer);
+  GODWIT_ASSIGN(const std::vector<std::string> names, AllOf(*cluster, options.name));
+  for (const std::string& name : names) GODWIT_TRY(Delete(*cluster, name));
   if (!session.quiet) std::printf("dataset/%s deleted\n", options.name.c_str());
   return kExitDone;
 }
@@ -126,7 +216,7 @@ Result<int> RunFunction(const DataOptions& options, const Session& session) {
   }
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
   GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, options.name));
-  HttpCall call = CallFor("POST", options);
+  HttpCall call = CallFor("POST", options.name);
   call.target += "?run=" + transport::PercentEncode(options.function) + "&offset=" + std::to_string(options.offset) + "&bytes=" + std::to_string(options.bytes);
   call.body = arguments;
   const Result<HttpAnswer> answer = client->Stream(call, [](std::string_view piece) { return std::fwrite(piece.data(), 1, piece.size(), stdout) == piece.size(); });
@@ -144,8 +234,9 @@ void AddDataCommand(CLI::App& app, Session& session) {
   CLI::App* put = data->add_subcommand("put", "Store a file as a dataset on a device");
   put->add_option("name", options->name, "The dataset's name")->required();
   put->add_option("file", options->file, "The file")->required();
-  put->add_option("--to,--device", options->device, "The device; not needed to replace one that exists");
-  put->footer("Example:\n  godwit data put words /usr/share/dict/words --to csd0");
+  put->add_option("--to,--device", options->devices, "The device; not needed to replace one that exists. With --parts: devices")->delimiter(',');
+  put->add_option("--parts", options->parts, "Cut it into so many parts of whole lines, datasets NAME.0, NAME.1, ..., which are spread over the devices")->check(CLI::Range(1, 1024));
+  put->footer("Examples:\n  godwit data put words /usr/share/dict/words --to csd0\n  godwit data put orders orders.csv --parts 4 --to csd0,csd1");
   put->callback([options, &session] { session.action = [options, &session] { return PutData(*options, session); }; });
   CLI::App* get = data->add_subcommand("get", "Read a dataset");
   get->add_option("name", options->name, "Its name")->required();

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define IMPORT(name) __attribute__((import_module("godwit"), import_name(#name)))
 
@@ -29,6 +30,7 @@ IMPORT(dataset_size) int64_t host_dataset_size(handle, const char*, uint32_t);
 IMPORT(dataset_read) int32_t host_dataset_read(handle, const char*, uint32_t, uint64_t, void*, uint32_t);
 IMPORT(offload) int32_t host_offload(handle, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t, uint64_t, uint64_t);
 IMPORT(offload_read) int32_t host_offload_read(handle, int32_t, void*, uint32_t);
+IMPORT(offload_wait) int32_t host_offload_wait(handle, const int32_t*, uint32_t);
 IMPORT(offload_close) int32_t host_offload_close(handle, int32_t);
 IMPORT(emit) int32_t host_emit(const void*, uint32_t);
 IMPORT(function_arguments) int32_t host_function_arguments(char*, uint32_t);
@@ -255,7 +257,118 @@ godwit_stream godwit_offload(godwit_request* request, const char* dataset, const
 int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, size_t size) {
   return host_offload_read(of(request), stream, to, size);
 }
+int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, size_t count) {
+  return host_offload_wait(of(request), streams, count);
+}
 void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
+
+enum { kMapStreams = 16, kMapLine = 8192, kMapTries = 4, kMapPauseMs = 200, kErrorMemory = -5, kErrorNotFound = -2, kErrorUnavailable = -4 };
+
+typedef struct {
+  uint32_t part;
+  int tries;
+  size_t filled;
+  char lines[kMapLine];
+} map_part;
+
+// Waits before the next try, if there is to be one.
+static int may_try_again(int64_t error, int* tries) {
+  if (error != kErrorUnavailable || *tries == kMapTries) return 0;
+  const long ms = kMapPauseMs << (*tries)++;
+  const struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+  nanosleep(&pause, NULL);
+  return 1;
+}
+
+static int64_t size_of(godwit_request* request, const char* dataset) {
+  int64_t size;
+  int tries = 0;
+  do size = godwit_dataset_size(request, dataset);
+  while (may_try_again(size, &tries));
+  return size;
+}
+
+// Parts of the dataset: 0 if it has none, and is one.
+static int64_t count_parts(godwit_request* request, const char* dataset, char* name, size_t size) {
+  const int64_t whole = size_of(request, dataset);
+  if (whole >= 0) return 0;
+  if (whole != kErrorNotFound) return whole;
+  for (uint32_t part = 0;; ++part) {
+    snprintf(name, size, "%s.%u", dataset, (unsigned)part);
+    const int64_t bytes = size_of(request, name);
+    if (bytes == kErrorNotFound) return part == 0 ? bytes : (int64_t)part;
+    if (bytes < 0) return bytes;
+  }
+}
+
+// Gives `combine` the whole lines there are; at the end, and where a line does not fit, what there is.
+static int give_lines(map_part* from, int all, godwit_combine* combine, void* state) {
+  size_t give = from->filled;
+  if (!all) {
+    while (give > 0 && from->lines[give - 1] != '\n') --give;
+    if (give == 0 && from->filled == kMapLine) give = kMapLine;
+  }
+  if (give == 0) return 0;
+  const int result = combine(state, from->part, from->lines, give);
+  from->filled -= give;
+  memmove(from->lines, from->lines + give, from->filled);
+  return result;
+}
+
+int godwit_map(godwit_request* request, const char* dataset, const char* function, const char* arguments, godwit_combine* combine,
+               void* state) {
+  char name[300];
+  const int64_t parts = count_parts(request, dataset, name, sizeof name);
+  if (parts < 0) return (int)parts;
+  const uint32_t wanted = parts == 0 ? 1 : (uint32_t)parts;
+  godwit_stream streams[kMapStreams];
+  map_part* open[kMapStreams];
+  uint32_t next = 0;
+  size_t count = 0;
+  int result = 0;
+  while (result >= 0 && (next < wanted || count > 0)) {
+    if (next < wanted && count < kMapStreams) {
+      if (parts != 0) snprintf(name, sizeof name, "%s.%u", dataset, (unsigned)next);
+      open[count] = malloc(sizeof(map_part));
+      if (open[count] == NULL) {
+        result = kErrorMemory;
+        break;
+      }
+      open[count]->part = next++;
+      open[count]->tries = 0;
+      open[count]->filled = 0;
+      streams[count] = godwit_offload(request, parts != 0 ? name : dataset, function, arguments, 0, 0);
+      if (streams[count] < 0) result = streams[count];
+      ++count;
+      continue;
+    }
+    const int at = godwit_stream_wait(request, streams, count);
+    if (at < 0) {
+      result = at;
+      break;
+    }
+    map_part* part = open[at];
+    const int got = godwit_stream_read(request, streams[at], part->lines + part->filled, kMapLine - part->filled);
+    if (got < 0) {
+      if (!may_try_again(got, &part->tries)) result = got;
+    } else {
+      part->filled += (size_t)got;
+      const int given = give_lines(part, got == 0, combine, state);
+      if (given != 0) result = given < 0 ? given : -given;
+      if (got != 0) continue;
+      godwit_stream_close(request, streams[at]);
+      free(part);
+      --count;
+      streams[at] = streams[count];
+      open[at] = open[count];
+    }
+  }
+  while (count > 0) {
+    if (streams[--count] >= 0) godwit_stream_close(request, streams[count]);
+    free(open[count]);
+  }
+  return result < 0 ? result : (int)wanted;
+}
 
 // Where a function's lines are put.
 __attribute__((export_name("godwit_window"))) void* godwit_window(uint32_t bytes) {

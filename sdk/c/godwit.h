@@ -103,6 +103,16 @@ godwit_stream godwit_offload(godwit_request* request, const char* dataset, const
                              uint64_t offset, uint64_t bytes);
 int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, size_t size);  // Of its output; 0 at the end.
 void godwit_stream_close(godwit_request* request, godwit_stream stream);
+// Waits until a read of one of these (16 at most) would not wait, and gives its position; all of them run on meanwhile.
+int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, size_t count);
+
+// Runs `function` over all parts of a dataset at once (`godwit data put --parts`; a dataset without parts is one), each near its data. `combine` gets their output: runs
+// of whole lines (a line of more than 8 KiB in pieces), those of one part in order, parts in any. What it returns other than 0 ends it all. A part
+// whose device cannot be reached is tried again, from where its output was, four times within some seconds.
+// The number of parts; negative: an error, or what `combine` returned.
+typedef int godwit_combine(void* state, uint32_t part, const char* lines, size_t bytes);
+int godwit_map(godwit_request* request, const char* dataset, const char* function, const char* arguments, godwit_combine* combine,
+               void* state);
 
 // --- Your own function to be run over a dataset, with godwit_offload and its name: it gets the data's lines, whole ones, in order,
 // and is called with no bytes and `last` at the end. It runs on another device, in an instance of its own: it shares no memory with

@@ -30,12 +30,15 @@ struct Waiting {
   std::shared_ptr<Pending> pending;
 };
 
-// The next piece of an offload, asked for while the guest reads the last one. It does not travel: at another place it is asked for again.
+struct Exchange;
+
+// The next piece of an offload, asked for while the guest does something else. It does not travel: at another place it is asked for again.
 struct PieceAhead {
   struct Answer {
     std::mutex mutex;
     std::optional<Result<device::Completion>> result;
     std::function<void(Result<device::Completion>)> then;  // Who waits for it.
+    std::weak_ptr<Exchange> wake;  // Whose guest waits for whichever of several comes first.
   };
   std::shared_ptr<Answer> answer = std::make_shared<Answer>();
   std::shared_ptr<Pending> pending;  // Null once somebody waits.
@@ -54,6 +57,7 @@ struct OffloadStream {
   std::string output;
   std::size_t read = 0;
   bool ended = false;  // No more output than this.
+  std::int32_t failure = 0;  // Of the last piece, negative, until the guest has it. Asked for again, work goes on from `state`.
   std::shared_ptr<PieceAhead> ahead;  // From `state` on.
 };
 

@@ -55,6 +55,7 @@ std::optional<std::int32_t> TakeOutput(Caller& caller, std::uint32_t handle, std
   if (found == exchange->streams.end()) return Negative(ErrorCode::kNotFound);
   OffloadStream& stream = found->second;
   const std::size_t taken = std::min<std::size_t>(capacity, stream.output.size() - stream.read);
+  if (taken == 0 && stream.failure != 0) return std::exchange(stream.failure, 0);
   if (taken == 0) return stream.ended ? std::nullopt : std::optional<std::int32_t>(0);
   std::memcpy(range, stream.output.data() + stream.read, taken);
   stream.read += taken;
@@ -90,22 +91,23 @@ void Attach(PieceAhead& ahead, const std::shared_ptr<Waiting<device::Completion>
 // So much output in one piece that the guest will be busy with it for as long as the next one takes.
 constexpr std::size_t kWorthAsking = device::kOutputBytes / 2;
 
-// Asks for the next piece before the guest does.
-void AskAhead(Caller& caller, std::uint32_t handle, std::uint32_t number) {
+// Asks for the next piece before the guest reads it, unless there is none or it was asked for.
+void AskAhead(Caller& caller, std::uint32_t handle, std::uint32_t number, std::size_t worth) {
   device::Request request;
   model::DatasetName dataset;
   std::string export_name;
+  auto ahead = std::make_shared<PieceAhead>();
   {
     const std::lock_guard lock(caller.requests.mutex());
     Exchange* exchange = caller.Find(handle);
     if (exchange == nullptr || exchange->streams.count(number) == 0) return;
     const OffloadStream& stream = exchange->streams[number];
-    if (stream.ended || stream.output.size() < kWorthAsking) return;
+    if (stream.ended || stream.ahead || stream.output.size() < worth) return;
     request = PieceOf(stream);
     dataset = stream.dataset;
     export_name = stream.export_name;
+    ahead->answer->wake = caller.requests.Share(exchange);
   }
-  auto ahead = std::make_shared<PieceAhead>();
   ahead->pending = caller.requests.environment().Offload(
       caller.requests.asker(), dataset, export_name, std::move(request), [answer = ahead->answer](Result<device::Completion> result) {
         std::function<void(Result<device::Completion>)> then;
@@ -114,7 +116,8 @@ void AskAhead(Caller& caller, std::uint32_t handle, std::uint32_t number) {
           then = std::exchange(answer->then, nullptr);
           if (!then) answer->result.emplace(std::move(result));
         }
-        if (then) then(std::move(result));
+        if (then) return then(std::move(result));
+        if (const auto exchange = answer->wake.lock()) exchange->Wake();
       });
   const std::lock_guard lock(caller.requests.mutex());
   Exchange* exchange = caller.Find(handle);
@@ -149,28 +152,25 @@ Waiting<device::Completion>* BeginPiece(Caller& caller, std::uint32_t handle, st
 }
 
 // Puts the finished piece into the stream. 0, or a negative error.
-std::int32_t EndPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, Waiting<device::Completion>* waiting) {
-  std::int32_t result = 0;
-  {
-    const Status status = waiting->result->ok() ? (*waiting->result)->status : Status(waiting->result->error());
-    if (!status.ok()) {
-      caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, "offload failed: " + status.error().message);
-      result = Negative(status.error().code);
-    } else {
-      device::Completion& completion = **waiting->result;
-      const std::lock_guard lock(caller.requests.mutex());
-      Exchange* exchange = caller.Find(handle);
-      const auto found = exchange != nullptr ? exchange->streams.find(number) : std::map<std::uint32_t, OffloadStream>::iterator();
-      if (exchange == nullptr || found == exchange->streams.end()) {
-        result = Negative(ErrorCode::kNotFound);
-      } else {
-        found->second.output = std::string(AsText(completion.data));
-        found->second.read = 0;
-        found->second.state = std::move(completion.state);
-        found->second.ended = !completion.more;
-      }
-    }
+std::int32_t PutPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, Result<device::Completion>& piece) {
+  const Status status = piece.ok() ? piece->status : Status(piece.error());
+  if (!status.ok()) {
+    caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, "offload failed: " + status.error().message);
+    return Negative(status.error().code);
   }
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (exchange == nullptr || exchange->streams.count(number) == 0) return Negative(ErrorCode::kNotFound);
+  OffloadStream& stream = exchange->streams[number];
+  stream.output = std::string(AsText(piece->data));
+  stream.read = 0;
+  stream.state = std::move(piece->state);
+  stream.ended = !piece->more;
+  return 0;
+}
+
+std::int32_t EndPiece(Caller& caller, std::uint32_t handle, std::uint32_t number, Waiting<device::Completion>* waiting) {
+  const std::int32_t result = PutPiece(caller, handle, number, *waiting->result);
   EndQuestion(caller, handle, &Exchange::executing);
   return result;
 }
@@ -202,7 +202,53 @@ std::int32_t OffloadRead(Context* context, std::uint8_t*, std::uint32_t handle, 
     }
     error = EndPiece(caller, handle, number, waiting);
     if (error != 0) return error;
-    AskAhead(caller, handle, number);
+    AskAhead(caller, handle, number, kWorthAsking);
+  }
+}
+
+// Whether a read of the stream would not wait; puts a piece that was asked for ahead and has come into it.
+bool Settle(Caller& caller, std::uint32_t handle, std::uint32_t number) {
+  std::shared_ptr<PieceAhead> come;
+  {
+    const std::lock_guard lock(caller.requests.mutex());
+    Exchange* exchange = caller.Find(handle);
+    if (exchange == nullptr || exchange->streams.count(number) == 0) return true;  // The read says so.
+    OffloadStream& stream = exchange->streams[number];
+    if (stream.read < stream.output.size() || stream.ended || stream.failure != 0) return true;
+    if (!stream.ahead) return false;
+    const std::lock_guard answer(stream.ahead->answer->mutex);
+    if (!stream.ahead->answer->result) return false;
+    come = std::exchange(stream.ahead, nullptr);
+  }
+  const std::int32_t failure = PutPiece(caller, handle, number, *come->answer->result);
+  const std::lock_guard lock(caller.requests.mutex());
+  Exchange* exchange = caller.Find(handle);
+  if (exchange == nullptr || exchange->streams.count(number) == 0) return true;
+  OffloadStream& stream = exchange->streams[number];
+  stream.failure = failure;
+  return failure != 0 || !stream.output.empty() || stream.ended;
+}
+
+// All go on meanwhile, each by a piece at a time.
+std::int32_t OffloadWait(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t streams, std::uint32_t count) {
+  Caller caller(context);
+  if (count == 0 || count > kStreamsOpenMax) return Negative(ErrorCode::kInvalidArgument);
+  const std::uint8_t* list = caller.Range(streams, count * sizeof(std::uint32_t));
+  for (;;) {
+    {
+      const std::lock_guard lock(caller.requests.mutex());
+      if (caller.Find(handle) == nullptr) return Negative(ErrorCode::kNotFound);
+    }
+    for (std::uint32_t i = 0; i < count; ++i) {
+      std::uint32_t number;
+      std::memcpy(&number, list + i * sizeof number, sizeof number);
+      if (Settle(caller, handle, number)) return static_cast<std::int32_t>(i);
+      AskAhead(caller, handle, number, 0);
+    }
+    if (caller.instance.Block({}) == Instance::Wait::kInterrupted) {
+      caller.instance.Restart();
+      return 0;
+    }
   }
 }
 
@@ -239,6 +285,7 @@ std::span<const Entry> OffloadFunctions() {
   static const Entry kEntries[] = {
       Function("offload", Offload, "iiiiiiiII:i"),
       Function("offload_read", OffloadRead, "iiii:i"),
+      Function("offload_wait", OffloadWait, "iii:i"),
       Function("offload_close", OffloadClose, "ii:i"),
       Function("emit", Emit, "ii:i"),
       Function("function_arguments", FunctionArguments, "ii:i"),

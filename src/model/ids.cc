@@ -65,6 +65,13 @@ Status CheckName(std::string_view what, std::string_view name) {
 
 Status CheckDatasetName(std::string_view name) { return CheckNameWith("dataset name", name, "-._", kNameLengthMax); }
 
+DatasetName WholeOf(const DatasetName& dataset) {
+  const std::string& name = dataset.value;
+  const auto dot = name.rfind('.');
+  const bool part = dot != std::string::npos && dot + 1 < name.size() && name.find_first_not_of("0123456789", dot + 1) == std::string::npos;
+  return part ? DatasetName(name.substr(0, dot)) : dataset;
+}
+
 std::string RandomId(std::string_view prefix) {
   static constexpr char kAlphabet[] = "abcdefghijklmnopqrstuvwxyz012345";  // 32, so that 5 bits are one character.
   unsigned char random[8];

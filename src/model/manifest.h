@@ -77,7 +77,8 @@ struct Manifest {
   std::string ToJson() const;
 
   // May the service touch the dataset that way, call that service?
-  bool MayRead(const DatasetName& dataset) const { return data.count(dataset) != 0; }
+  // A grant of a dataset is one of its parts too.
+  bool MayRead(const DatasetName& dataset) const { return data.count(dataset) != 0 || data.count(WholeOf(dataset)) != 0; }
   bool MayWrite(const DatasetName& dataset) const;
   bool MayCall(const ServiceName& service) const;
   bool MayReach(std::string_view host_and_port) const;

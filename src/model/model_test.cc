@@ -56,6 +56,10 @@ void ExpectIsOrders(const Manifest& manifest) {
   EXPECT_TRUE(manifest.MayRead(DatasetName("prices")));
   EXPECT_FALSE(manifest.MayWrite(DatasetName("prices")));
   EXPECT_FALSE(manifest.MayRead(DatasetName("secrets")));
+  EXPECT_TRUE(manifest.MayRead(DatasetName("prices.11"))) << "a part";
+  EXPECT_FALSE(manifest.MayRead(DatasetName("prices.1a")));
+  EXPECT_FALSE(manifest.MayRead(DatasetName("prices.")));
+  EXPECT_FALSE(manifest.MayWrite(DatasetName("orders.1")));
   EXPECT_TRUE(manifest.MayCall(ServiceName("catalog")));
   EXPECT_FALSE(manifest.MayCall(ServiceName("orders")));
   EXPECT_EQ(manifest.placement.require.at("isa"), "x86_64");

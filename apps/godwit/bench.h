@@ -32,6 +32,8 @@ struct BenchOptions {
   std::vector<int> memory_mib{0, 64, 1024}, dirty_mb_s{0, 50};
   std::vector<std::uint64_t> link_mbps{0, 1000};
   bool records = false;
+  bool queries = false;
+  double scale = 0.1;
 };
 
 Result<int> BenchEngine(const BenchOptions& options);

@@ -1,10 +1,12 @@
-// godwit bench offload: a filter over a table on another device, for results of 0.01 % to all of it.
+// godwit bench offload: a filter over a table on another device, for results of 0.01 % to all of it; with --queries, questions after TPC-H's.
 //
 // Three ways, in turns: at the device that holds the data (only the result comes over the link), at home (all data comes), and
 // as `auto` has it: a service that says `offload` and leaves the place to the prediction. The oracle is the better of the first two.
+// Beside them, policies that others published, replayed over the times that the first two took in this run: lambda-IO's rule and Kayak's split.
 // The device has a quarter of a core and a link of --link Mbit/s (godwit up: namespaces, tc, CPU quota; emulated).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -12,10 +14,12 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "bench.h"
 #include "bench_cluster.h"
 #include "bench_kernels.h"
+#include "bench_lineitem.h"
 #include "bench_samples.h"
 #include "device/built_in.h"
 #include "device/engine.h"
@@ -71,10 +75,53 @@ struct Way {
 };
 
 struct Case {
-  int share;
+  std::string name;
   std::size_t result_bytes = 0;
   Way device, home, automatic;
+  double regret_ms = 0;  // Of all of auto's requests, warm-ups and exploration too: what they took beyond the better way in the same round.
+  double lambda_io_ms = 0, kayak_ms = 0;
 };
+
+// lambda-IO (FAST '23): 5 of every 200 requests run on both sides and refresh the averages; the others go to the device where t_dev < t_calc + t_fetch x (1 - cached).
+// Nothing is cached here, so that the right side is the time at home. A request on both sides takes as long as the slower one.
+class LambdaIo {
+ public:
+  double Next(double device_ms, double home_ms) {
+    if (number_++ % 200 < 5) {
+      device_ = device_ == 0 ? device_ms : (device_ + device_ms) / 2;
+      home_ = home_ == 0 ? home_ms : (home_ + home_ms) / 2;
+      return std::max(device_ms, home_ms);
+    }
+    return device_ < home_ ? device_ms : home_ms;
+  }
+
+ private:
+  int number_ = 0;
+  double device_ = 0, home_ = 0;
+};
+
+// Kayak (NSDI '21): a share of the requests goes to the device; every 10 requests it moves on in the direction that made them faster.
+class Kayak {
+ public:
+  double Next(double device_ms, double home_ms) {
+    const double took = (random_() % 1000) < share_ * 1000 ? device_ms : home_ms;
+    sum_ += took;
+    if (++number_ % kWindow == 0) {
+      if (last_ != 0 && sum_ > last_) step_ = -step_;
+      last_ = std::exchange(sum_, 0);
+      share_ = std::clamp(share_ + step_, 0.0, 1.0);
+    }
+    return took;
+  }
+
+ private:
+  static constexpr int kWindow = 10;
+  std::mt19937 random_{3};
+  int number_ = 0;
+  double share_ = 0.5, step_ = 0.1, sum_ = 0, last_ = 0;
+};
+
+constexpr int kReplayed = 200;  // Requests of each case.
 
 class OffloadBench {
  public:
@@ -87,7 +134,12 @@ class OffloadBench {
     fs::create_directories(folder);
     const std::uint64_t mbps = options_.link_mbps.empty() || options_.link_mbps[0] == 0 ? 1000 : options_.link_mbps.back();
     GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, mbps, {1ull << 30}, kDeviceCores));
-    std::ofstream(folder / "table.csv") << Table();
+    {
+      std::ofstream table(folder / "table.csv");
+      if (options_.queries) WriteLineitem(options_.scale, [&](std::string_view piece) { table << piece; });
+      else table << Table();
+      if (!table.flush()) return ErrnoError((folder / "table.csv").string());
+    }
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", (folder / "table.csv").string(), "--to", "there", "-q"}));
     std::ofstream(folder / "report.toml") << fmt::format(
         "[service]\nname = \"report\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n[[trigger.http]]\nroute = \"/report\"\n"
@@ -97,7 +149,12 @@ class OffloadBench {
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
     GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
     GODWIT_ASSIGN(there_, cluster_->client().ClientOf(there.value("url", "")));
-    for (const int share : kShares) GODWIT_TRY(OneCase(share));
+    if (options_.queries) {
+      for (const LineitemQuestion& question : LineitemQuestions()) GODWIT_TRY(OneCase(question.name, question.arguments));
+    } else {
+      for (const int share : kShares) GODWIT_TRY(OneCase(fmt::format("{} %", share / 100.0), Arguments(share)));
+    }
+    Replay();
     return Report();
   }
 
@@ -144,11 +201,25 @@ class OffloadBench {
     return at == text.npos ? 0.0 : std::strtod(text.c_str() + at + name.size(), nullptr);
   }
 
-  Status OneCase(int share) {
-    Case one{.share = share, .result_bytes = 0, .device = {}, .home = {}, .automatic = {}};
-    const std::string arguments = Arguments(share);
+  // The cases follow each other as a load that shifts: what a policy believes of one, it begins the next with.
+  void Replay() {
+    LambdaIo lambda_io;
+    Kayak kayak;
+    std::mt19937 random(11);
+    for (Case& one : cases_) {
+      for (int i = 0; i < kReplayed; ++i) {
+        const double device = one.device.ms.values[random() % one.device.ms.values.size()], home = one.home.ms.values[random() % one.home.ms.values.size()];
+        one.lambda_io_ms += lambda_io.Next(device, home) / kReplayed;
+        one.kayak_ms += kayak.Next(device, home) / kReplayed;
+      }
+    }
+  }
+
+  Status OneCase(const std::string& name, const std::string& arguments) {
+    Case one;
+    one.name = name;
     for (int round = -kWarmUps; round < options_.rounds; ++round) {
-      if (options_.progress) std::fprintf(stderr, "\r  %.2f %% of the rows, round %d of %d  ", share / 100.0, std::max(0, round + 1), options_.rounds);
+      if (options_.progress) std::fprintf(stderr, "\r  %s, round %d of %d  ", name.c_str(), std::max(0, round + 1), options_.rounds);
       Settle();
       auto begin = Clock::now();
       GODWIT_ASSIGN(const std::string at_device, Ask(there_, "POST", "/v1/data/table?run=scan", arguments));
@@ -165,6 +236,7 @@ class OffloadBench {
       GODWIT_ASSIGN(const double after, Moved());
       if (at_device != at_home || at_device != automatic) return Internal("the ways differ in their results");
       one.result_bytes = at_device.size();
+      one.regret_ms += automatic_ms - std::min(device_ms, home_ms);
       if (round < 0) continue;
       one.device.ms.values.push_back(device_ms);
       one.home.ms.values.push_back(home_ms);
@@ -179,22 +251,26 @@ class OffloadBench {
     if (options_.progress) std::fprintf(stderr, "\n");
     json results = json::array();
     if (!options_.json) {
-      fmt::print("{:>8} {:>10} {:>12} {:>12} {:>12} {:>12} {:>12}\n", "ROWS", "RESULT MB", "DEVICE ms", "HOME ms", "AUTO ms", "AUTO/ORACLE", "AUTO LINK MB");
+      fmt::print("{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12} {:>10} {:>10} {:>10}\n", options_.queries ? "QUESTION" : "ROWS", "RESULT MB", "DEVICE ms", "HOME ms", "AUTO ms", "AUTO/ORACLE", "AUTO LINK MB",
+                 "REGRET ms", "LAMBDA-IO", "KAYAK");
     }
     std::vector<double> ratios;
     for (const Case& one : cases_) {
       const double oracle = std::min(one.device.ms.Median(), one.home.ms.Median());
       ratios.push_back(one.automatic.ms.Median() / oracle);
-      results.push_back({{"case", {{"rows", fmt::format("{} %", one.share / 100.0)}, {"result_bytes", one.result_bytes}}}, {"metric", "time"}, {"unit", "ms"},
+      results.push_back({{"case", {{options_.queries ? "question" : "rows", one.name}, {"result_bytes", one.result_bytes}}}, {"metric", "time"}, {"unit", "ms"},
                          {"better", "lower"}, {"ours", one.automatic.ms.ToJson()},
                          {"baselines", {{"always device", one.device.ms.ToJson()}, {"always home", one.home.ms.ToJson()}}},
-                         {"auto_link_megabytes", one.automatic.link_mb.ToJson()}, {"emulated", Emulated()}});
+                         {"auto_link_megabytes", one.automatic.link_mb.ToJson()}, {"auto_regret_ms", one.regret_ms}, {"auto_requests", options_.rounds + kWarmUps},
+                         {"replayed", {{"lambda-IO", one.lambda_io_ms}, {"Kayak", one.kayak_ms}}}, {"emulated", Emulated()}});
       if (options_.json) continue;
-      fmt::print("{:>7}% {:>10.3f} {:>12.1f} {:>12.1f} {:>12.1f} {:>12.2f} {:>12.3f}\n", one.share / 100.0, static_cast<double>(one.result_bytes) / 1e6,
-                 one.device.ms.Median(), one.home.ms.Median(), one.automatic.ms.Median(), ratios.back(), one.automatic.link_mb.Median());
+      fmt::print("{:>10} {:>10.4f} {:>10.1f} {:>10.1f} {:>10.1f} {:>12.2f} {:>12.4f} {:>10.1f} {:>10.1f} {:>10.1f}\n", one.name, static_cast<double>(one.result_bytes) / 1e6, one.device.ms.Median(),
+                 one.home.ms.Median(), one.automatic.ms.Median(), ratios.back(), one.automatic.link_mb.Median(), one.regret_ms, one.lambda_io_ms, one.kayak_ms);
     }
     if (!options_.json) {
       fmt::print("geometric mean of auto / oracle: {:.3f}\n", GeometricMean(ratios));
+      fmt::print("regret: of all {} requests of auto in the case, beyond the better way in the same round; lambda-IO, Kayak: mean ms of {} requests a case, replayed over the times measured here\n",
+                 options_.rounds + kWarmUps, kReplayed);
       for (const auto& what : Emulated()) fmt::print("emulated: {}\n", what.get<std::string>());
     }
     if (options_.json) std::printf("%s\n", BenchDocument("offload", options_.source, results).c_str());

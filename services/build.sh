@@ -6,7 +6,7 @@ out=${1:-$root/build/services}
 cc=${WASM_CC:-clang-19}
 mkdir -p "$out"
 # Compiled and linked apart: linking with -O makes clang run wasm-opt where binaryen is installed.
-compile() { "$cc" --target=wasm32-wasi -O2 -g -Wall -Wextra -Werror -I "$root/sdk/c" -c "$1" -o "$2"; }
+compile() { "$cc" --target=wasm32-wasi -O2 -msimd128 -g -Wall -Wextra -Werror -I "$root/sdk/c" -c "$1" -o "$2"; }
 newer() { [ ! -e "$1" ] || [ -n "$(find "$2" "$root/sdk/c" "$root/services/build.sh" -newer "$1" -print -quit)" ]; }
 if newer "$out/godwit.o" "$root/sdk/c/godwit.c"; then compile "$root/sdk/c/godwit.c" "$out/godwit.o"; fi
 for source in "$root"/services/*.c; do

@@ -168,6 +168,9 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   auto* foreground = add("foreground", "A device's own reads while functions near its data, hostile ones too, use all that is left", BenchForeground);
   foreground->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
   foreground->footer("Example:\n  godwit bench foreground --rounds 10 -o json");
+  auto* function = add("function", "A function of a service's own over a dataset on another device, beside the same source compiled for the machine", BenchFunction);
+  function->add_option("--rounds", options->rounds, "Rounds in which both take their turns (5)");
+  function->footer("Example:\n  godwit bench function --rounds 20 -o json");
   auto* offload = add("offload", "A filter at the device that holds the data, at home, and where `auto` has it, for small to large results", BenchOffload);
   offload->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
   offload->add_option("--link", options->link_mbps, "Speed of the device's link, in Mbit/s (1000)")->delimiter(',');

@@ -44,6 +44,7 @@ Result<int> BenchLink(const BenchOptions& options);
 Result<int> BenchDevice(const BenchOptions& options);
 Result<int> BenchForeground(const BenchOptions& options);
 Result<int> BenchOffload(const BenchOptions& options);
+Result<int> BenchFunction(const BenchOptions& options);
 
 // {"bench","commit","machine","results"}: the document of one benchmark.
 std::string BenchDocument(const std::string& bench, const std::string& source, const nlohmann::json& results);

@@ -19,7 +19,7 @@
 #include "bench.h"
 #include "bench_cluster.h"
 #include "bench_kernels.h"
-#include "bench_lineitem.h"
+#include "bench_tables.h"
 #include "bench_samples.h"
 #include "device/built_in.h"
 #include "device/engine.h"
@@ -32,22 +32,11 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kRoundsMax = 1000, kWarmUps = 3;
-constexpr std::size_t kTableBytes = 64 << 20;
 constexpr double kDeviceCores = 0.25;
 constexpr int kShares[] = {1, 10, 100, 1000, 5000, 10000};  // Of 10,000 rows.
 constexpr std::chrono::minutes kCallTimeout{5};
 
 double SinceMs(Clock::time_point begin) { return std::chrono::duration<double, std::milli>(Clock::now() - begin).count(); }
-
-std::string Table() {
-  std::mt19937 random(7);
-  std::string text;
-  for (int row = 0; text.size() < kTableBytes; ++row) {
-    fmt::format_to(std::back_inserter(text), "{},{},{},{}.{:02},{}-{:02}-{:02},carefully final deposits detect slyly against {}\n", row, random() % 10000,
-                   1 + random() % 50, 900 + random() % 100000, random() % 100, 1992 + random() % 7, 1 + random() % 12, 1 + random() % 28, random() % 100000);
-  }
-  return text;
-}
 
 std::string Arguments(int share) {
   return json{{"columns", {"row int", "draw int", "quantity int", "price decimal(2)", "day date", "comment text"}},
@@ -137,7 +126,7 @@ class OffloadBench {
     {
       std::ofstream table(folder / "table.csv");
       if (options_.queries) WriteLineitem(options_.scale, [&](std::string_view piece) { table << piece; });
-      else table << Table();
+      else table << FilterTable();
       if (!table.flush()) return ErrnoError((folder / "table.csv").string());
     }
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", (folder / "table.csv").string(), "--to", "there", "-q"}));

@@ -16,6 +16,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#ifdef __wasm_simd128__
+#include <wasm_simd128.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -123,6 +126,21 @@ int godwit_map(godwit_request* request, const char* dataset, const char* functio
   __attribute__((export_name(#name))) int32_t name(const char*, uint32_t, int32_t); \
   int32_t name
 int godwit_emit(const void* from, size_t size);            // Output, in pieces of at most 64 KiB.
+// The buffer is the function's until it returns; what is in it is gone afterwards.
+// Where the line at `at` ends: behind its '\n', or at `end`. With -msimd128, 16 bytes at a time.
+static inline const char* godwit_line_end(const char* at, const char* end) {
+#ifdef __wasm_simd128__
+  const v128_t stop = wasm_i8x16_splat('\n');
+  for (; end - at >= 16; at += 16) {
+    const uint32_t found = wasm_i8x16_bitmask(wasm_i8x16_eq(wasm_v128_load(at), stop));
+    if (found != 0) return at + __builtin_ctz(found) + 1;
+  }
+#endif
+  for (; at < end; ++at) {
+    if (*at == '\n') return at + 1;
+  }
+  return end;
+}
 int godwit_function_arguments(char* to, size_t size);      // As godwit_offload got them; terminated; the whole length.
 
 // --- Hosts outside the cluster, where the manifest's [outbound] hosts grants them.

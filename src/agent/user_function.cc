@@ -114,6 +114,8 @@ class UserWork final : public device::Work {
   }
 
   Result<Bytes> Save() override {
+    // Between calls nobody needs the lines that were in the buffer: zeros do not travel.
+    if (!position_.inside && window_used_ != 0) std::memset(runtime::GuestMemory(instance_->context()).Range(position_.window, window_used_), 0, window_used_);
     GODWIT_ASSIGN(const auto captured, instance_->Capture());
     std::string head = nlohmann::json{{"call", static_cast<std::uint32_t>(position_.call)}, {"inside", position_.inside},
                                       {"window", position_.window}, {"lines", lines_.position()}, {"begun", lines_begun_}}
@@ -185,7 +187,8 @@ class UserWork final : public device::Work {
       }
       std::uint8_t* window = runtime::GuestMemory(instance_->context()).Range(position_.window, run.size());
       if (window == nullptr) return FailedPrecondition("godwit_window gave a buffer that is not in memory");
-      std::copy(run.begin(), run.end(), window);
+      std::memcpy(window, run.data(), run.size());
+      window_used_ = std::max(window_used_, run.size());
       add(position_.window);
       add(static_cast<std::uint32_t>(run.size()));
       add(position_.call == Call::kLast);
@@ -239,6 +242,7 @@ class UserWork final : public device::Work {
   device::Lines lines_;
   Position position_;
   bool lines_begun_ = position_.lines.has_value();
+  std::size_t window_used_ = 0;  // Of the guest's buffer, by this object.
   const std::optional<Bytes> snapshot_;
   std::unique_ptr<runtime::Instance> instance_;
   runtime::TaskId task_ = 0;

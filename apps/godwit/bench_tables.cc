@@ -1,4 +1,4 @@
-#include "bench_lineitem.h"
+#include "bench_tables.h"
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
@@ -19,6 +19,8 @@ constexpr std::string_view kInstructions[] = {"DELIVER IN PERSON", "COLLECT COD"
 constexpr std::string_view kModes[] = {"REG AIR", "AIR", "RAIL", "SHIP", "TRUCK", "MAIL", "FOB"};
 constexpr std::string_view kWords[] = {"furiously", "carefully", "slyly", "final", "pending", "regular", "express", "deposits", "requests", "accounts",
                                        "packages", "theodolites", "sleep", "haggle", "nag", "among", "the", "ironic", "bold", "quickly"};
+
+constexpr std::size_t kFilterTableBytes = 64 << 20;
 
 std::string Date(sys_days day) { return fmt::format("{:%Y-%m-%d}", day); }
 
@@ -77,6 +79,16 @@ class Generator {
 }  // namespace
 
 void WriteLineitem(double scale, const std::function<void(std::string_view)>& sink) { Generator(scale).Write(sink); }
+
+std::string FilterTable() {
+  std::mt19937 random(7);
+  std::string text;
+  for (int row = 0; text.size() < kFilterTableBytes; ++row) {
+    fmt::format_to(std::back_inserter(text), "{},{},{},{}.{:02},{}-{:02}-{:02},carefully final deposits detect slyly against {}\n", row, random() % 10000,
+                   1 + random() % 50, 900 + random() % 100000, random() % 100, 1992 + random() % 7, 1 + random() % 12, 1 + random() % 28, random() % 100000);
+  }
+  return text;
+}
 
 std::vector<LineitemQuestion> LineitemQuestions() {
   using nlohmann::json;

@@ -146,7 +146,8 @@ char CountEntries::id_;
 bool AddPasses(llvm::LLVMTargetMachine& machine, llvm::legacy::PassManager& manager, llvm::raw_pwrite_stream& stream) {
   llvm::TargetPassConfig* passes = machine.createPassConfig(manager);
   auto* module_info = new llvm::MachineModuleInfoWrapperPass(&machine);
-  passes->insertPass(&llvm::MachineBlockPlacementID, new CountEntries);
+  // At level 0 that pass is not run, and nobody would own ours.
+  if (machine.getOptLevel() != llvm::CodeGenOptLevel::None) passes->insertPass(&llvm::MachineBlockPlacementID, new CountEntries);
   manager.add(passes);
   manager.add(module_info);
   if (passes->addISelPasses()) return false;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the demo's data set: real text that this machine's packages brought, each file once, at least 210 MB.
+"""Makes the demo's data set: real text that this machine's packages brought, each file once, at least 210 MB, no line longer than 60 KB.
 
 First the archive's package indices (what `apt-get update` fetched), then the headers, documents and data of installed
 packages in the order of their names.
@@ -12,6 +12,7 @@ import sys
 
 BYTES_MIN = 210_000_000
 FILE_BYTES_MAX = 20_000_000
+LINE_BYTES_MAX = 60_000  # Files with longer lines are no text to read.
 TEXT_FOLDERS = ("/usr/include", "/usr/share/doc", "/usr/share/perl", "/usr/lib/python3", "/usr/share")
 
 
@@ -35,7 +36,7 @@ def texts():
                 except OSError:
                     continue
                 digest = hashlib.sha1(content).digest()
-                if not content or b"\0" in content[:4096] or digest in seen:
+                if not content or b"\0" in content[:4096] or digest in seen or max(map(len, content.split(b"\n"))) > LINE_BYTES_MAX:
                     continue
                 seen.add(digest)
                 yield content if content.endswith(b"\n") else content + b"\n"

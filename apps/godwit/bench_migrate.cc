@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -102,6 +103,28 @@ double Longest(const std::vector<Answer>& answers) {
   return most;
 }
 
+// How far throughput fell: of what was to be answered within a window of 50 ms, the share in the worst one that was not, and for how long more than
+// a tenth was not.
+struct Dip {
+  double share = 0, ms = 0;
+};
+Dip DipOf(const std::vector<Answer>& answers) {
+  constexpr double kWindowMs = 50, kEnough = 0.9;
+  std::map<std::int64_t, std::pair<int, int>> windows;  // What was asked, and answered in time.
+  for (const Answer& answer : answers) {
+    auto& [asked, answered] = windows[static_cast<std::int64_t>(std::chrono::duration<double, std::milli>(answer.meant - answers.front().meant).count() / kWindowMs)];
+    ++asked;
+    answered += answer.ms <= kWindowMs;
+  }
+  Dip dip;
+  for (const auto& [number, counts] : windows) {
+    const double share = static_cast<double>(counts.second) / counts.first;
+    dip.share = std::max(dip.share, 1 - share);
+    if (share < kEnough) dip.ms += kWindowMs;
+  }
+  return dip;
+}
+
 // Milliseconds for `bytes` through one TCP connection of the loopback interface into fresh memory.
 Result<double> CopyByTcp(std::size_t bytes) {
   const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -149,7 +172,7 @@ Result<double> CopyByTcp(std::size_t bytes) {
 
 // What was measured of one way to move.
 struct Moves {
-  Samples downtime_ms, total_ms, stop_us, client_ms, sent_share, rounds, sent_mbps, slowed;
+  Samples downtime_ms, total_ms, stop_us, client_ms, sent_share, rounds, sent_mbps, slowed, dip, dip_ms;
 };
 
 // One memory size, one rate of change, one link.
@@ -258,6 +281,9 @@ class MigrateBench {
     moves.total_ms.values.push_back(number("total_us") / 1000);
     moves.stop_us.values.push_back(number("stop_latency_us"));
     moves.client_ms.values.push_back(Longest(answers));
+    const Dip dip = DipOf(answers);
+    moves.dip.values.push_back(dip.share);
+    moves.dip_ms.values.push_back(dip.ms);
     moves.sent_share.values.push_back(number("memory_bytes") > 0 ? number("bytes_sent") / number("memory_bytes") : 0);
     moves.sent_mbps.values.push_back(8 * number("bytes_sent") / std::max(1.0, number("total_us")));
     moves.slowed.values.push_back(number("slowed"));
@@ -296,6 +322,8 @@ class MigrateBench {
       if (one.live.total_ms.empty()) continue;
       put("downtime", "ms", one.live.downtime_ms, &one.standing.downtime_ms, "", nullptr);
       put("client's longest wait", "ms", one.live.client_ms, &one.standing.client_ms, "p99.9 at rest", &one.rest_ms);
+      put("throughput dip", "", one.live.dip, &one.standing.dip, "", nullptr);
+      put("under 90 % of throughput", "ms", one.live.dip_ms, &one.standing.dip_ms, "", nullptr);
       put("total", "ms", one.live.total_ms, &one.standing.total_ms, "one TCP stream", &one.tcp_ms);
       put("stop latency", "us", one.live.stop_us, &one.standing.stop_us, "", nullptr);
       put("bytes sent / memory", "", one.live.sent_share, &one.standing.sent_share, "", nullptr);

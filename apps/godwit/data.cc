@@ -14,6 +14,7 @@
 #include "cluster_client.h"
 #include "commands.h"
 #include "model/ids.h"
+#include "pairs_file.h"
 #include "print.h"
 
 namespace godwit::cli {
@@ -24,7 +25,7 @@ using transport::HttpAnswer;
 using transport::HttpCall;
 
 struct DataOptions {
-  std::string name, file, function, arguments;
+  std::string name, file, function, arguments, key, value;
   std::vector<std::string> devices;
   std::uint64_t offset = 0, bytes = 0, parts = 0;
 };
@@ -137,6 +138,21 @@ Result<int> PutParts(const DataOptions& options, const Session& session, Cluster
   return kExitDone;
 }
 
+Result<int> PutData(const DataOptions& options, const Session& session);
+
+Result<int> ImportData(DataOptions options, const Session& session) {
+  std::string folder = (std::filesystem::temp_directory_path() / "godwit-import-XXXXXX").string();
+  if (!mkdtemp(folder.data())) return ErrnoError(folder);
+  const std::string table = folder + "/pairs";
+  const Result<std::uint64_t> pairs = WritePairs({options.file, options.key, options.value}, table);
+  options.file = table;
+  Result<int> put = pairs.ok() ? PutData(options, session) : Result<int>(pairs.error());
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  if (put.ok() && *put == kExitDone && !session.quiet) std::printf("%llu pairs\n", static_cast<unsigned long long>(*pairs));
+  return put;
+}
+
 Result<int> PutData(const DataOptions& options, const Session& session) {
   GODWIT_TRY(model::CheckDatasetName(options.name));
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
@@ -238,11 +254,19 @@ void AddDataCommand(CLI::App& app, Session& session) {
   put->add_option("--parts", options->parts, "Cut it into so many parts of whole lines, datasets NAME.0, NAME.1, ..., which are spread over the devices")->check(CLI::Range(1, 1024));
   put->footer("Examples:\n  godwit data put words /usr/share/dict/words --to csd0\n  godwit data put orders orders.csv --parts 4 --to csd0,csd1");
   put->callback([options, &session] { session.action = [options, &session] { return PutData(*options, session); }; });
+  CLI::App* import = data->add_subcommand("import", "Store records as a table of key-value pairs on a device, for lookup, pairs and follow");
+  import->add_option("name", options->name, "The dataset's name")->required();
+  import->add_option("file", options->file, "JSON lines, or comma-separated values whose first line names the columns")->required();
+  import->add_option("--key", options->key, "The member or column that is the key")->required();
+  import->add_option("--value", options->value, "The one that is the value; default: the whole record");
+  import->add_option("--to,--device", options->devices, "The device; not needed to replace one that exists");
+  import->footer("Example:\n  godwit data import users users.jsonl --key id --to csd0\n  godwit data run users lookup '{\"keys\": [\"7\", \"12\"]}'");
+  import->callback([options, &session] { session.action = [options, &session] { return ImportData(*options, session); }; });
   CLI::App* get = data->add_subcommand("get", "Read a dataset");
   get->add_option("name", options->name, "Its name")->required();
   get->add_option("file", options->file, "Where to; - is standard output")->default_val("-");
   get->callback([options, &session] { session.action = [options, &session] { return GetData(*options, session); }; });
-  CLI::App* run = data->add_subcommand("run", "Run a function over a dataset on the device that holds it: scan, match, checksum, gather, chase");
+  CLI::App* run = data->add_subcommand("run", "Run a function over a dataset on the device that holds it: scan, match, checksum, gather, chase, lookup, pairs, follow");
   run->add_option("name", options->name, "The dataset's name")->required();
   run->add_option("function", options->function, "The function")->required();
   run->add_option("arguments", options->arguments, "Its arguments, JSON, or @file");

@@ -5,7 +5,7 @@
 namespace godwit::device {
 
 Arguments::Arguments(std::string what, ByteView text) : what_(std::move(what)) {
-  document_ = nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
+  document_ = text.empty() ? nlohmann::json::object() : nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
   if (!document_.is_object()) {
     document_ = nlohmann::json::object();
     status_ = InvalidArgument(what_ + ": not a JSON object");

@@ -17,7 +17,7 @@ namespace godwit::device {
 // Keeps the first error; Finish gives it, or names a member that nobody asked for.
 class Arguments {
  public:
-  // What these bytes are: "arguments of scan"; for messages.
+  // What these bytes are: "arguments of scan"; for messages. No bytes are an empty object.
   Arguments(std::string what, ByteView text);
 
   bool Has(const char* name);

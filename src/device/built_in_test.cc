@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sqlite3.h>
 
 #include "device/conformance.h"
 #include "device/expression.h"
@@ -318,6 +319,78 @@ TEST(ChaseTest, FollowsPointers) {
   EXPECT_NE(ResultOf(*MakeChase(), "{" + shape + R"J(, "start": [4]})J", text).find("no record 4"), std::string::npos);
 }
 
+// The file of a database in which these statements were run.
+std::string Database(const std::string& sql) {
+  sqlite3* database = nullptr;
+  EXPECT_EQ(sqlite3_open(":memory:", &database), SQLITE_OK);
+  char* problem = nullptr;
+  EXPECT_EQ(sqlite3_exec(database, sql.c_str(), nullptr, nullptr, &problem), SQLITE_OK) << problem;
+  sqlite3_int64 size = 0;
+  unsigned char* bytes = sqlite3_serialize(database, "main", &size, 0);
+  std::string file(reinterpret_cast<char*>(bytes), static_cast<std::size_t>(size));
+  sqlite3_free(bytes);
+  sqlite3_close(database);
+  return file;
+}
+constexpr char kPairsTable[] = "CREATE TABLE pairs(key TEXT PRIMARY KEY, value) WITHOUT ROWID;";
+
+TEST(PairsTest, LooksUpKeysAndWalksThemInOrder) {
+  const std::string file = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('b', 'two'), ('a', 'one'), ('ab', x'09410a'), ('c', 3), ('\xc3\xbf', '')");
+  EXPECT_EQ(ResultOf(*MakeLookup(), R"J({"keys": ["c", "none", "ab"]})J", file), "c\t3\nab\t\\tA\\n\n");
+  EXPECT_EQ(ResultOf(*MakePairs(), "{}", file), "a\tone\nab\t\\tA\\n\nb\ttwo\nc\t3\n\xc3\xbf\t\n");
+  EXPECT_EQ(ResultOf(*MakePairs(), R"J({"prefix": "a"})J", file), "a\tone\nab\t\\tA\\n\n");
+  EXPECT_EQ(ResultOf(*MakePairs(), R"J({"from": "ab", "to": "c", "limit": 9})J", file), "ab\t\\tA\\n\nb\ttwo\n");
+  EXPECT_EQ(ResultOf(*MakePairs(), R"J({"limit": 1})J", file), "a\tone\n");
+  EXPECT_NE(ResultOf(*MakePairs(), R"J({"prefix": "a", "to": "c"})J", file).find("prefix"), std::string::npos);
+}
+
+TEST(PairsTest, GoesOnWhereItWasStopped) {
+  std::string sql = kPairsTable, wanted;
+  for (int i = 0; i < 3000; ++i) {
+    sql += fmt::format("INSERT INTO pairs VALUES ('{:05}', '{}');", i, std::string(50, static_cast<char>('a' + i % 26)));
+    wanted += fmt::format("{:05}\t{}\n", i, std::string(50, static_cast<char>('a' + i % 26)));
+  }
+  const std::string file = Database(sql);
+  EXPECT_EQ(ResultOf(*MakePairs(), "{}", file), wanted);
+  ExpectSameInSteps(*MakePairs(), "{}", file, 10);
+  ExpectSameInSteps(*MakePairs(), R"J({"limit": 1000})J", file, 3);
+  ExpectSameInSteps(*MakeLookup(), R"J({"keys": ["00001", "02999", "x", "00500"]})J", file, 4);
+  EXPECT_EQ(ResultOf(*MakePairs(), R"J({"from": "02998"})J", file).size(), 2u * 57);
+}
+
+TEST(PairsTest, FollowsKeys) {
+  const std::string file = Database(std::string(kPairsTable) + R"J(INSERT INTO pairs VALUES ('a', 'b'), ('b', 'c'), ('c', 'gone'),
+    ('x', '{"next": {"key": "y"}}'), ('y', '{"next": {"key": 5}}'), ('5', 'no JSON'), ('z', '{"next": [1]}'))J");
+  EXPECT_EQ(ResultOf(*MakeFollow(), R"J({"start": ["z"], "pointer": "/next/99999999999999999999999"})J", file), "z\t{\"next\": [1]}\n");
+  EXPECT_EQ(ResultOf(*MakeFollow(), R"J({"start": ["a", "none"], "depth": 1})J", file), "b\tc\n");
+  EXPECT_EQ(ResultOf(*MakeFollow(), R"J({"start": ["a"], "depth": 16})J", file), "c\tgone\n");
+  EXPECT_EQ(ResultOf(*MakeFollow(), R"J({"start": ["x"], "depth": 9, "pointer": "/next/key", "path": true})J", file),
+            "x\t{\"next\": {\"key\": \"y\"}}\ny\t{\"next\": {\"key\": 5}}\n5\tno JSON\n");
+  EXPECT_NE(ResultOf(*MakeFollow(), R"J({"start": ["x"], "pointer": "next"})J", file).find("JSON pointer"), std::string::npos);
+}
+
+TEST(PairsTest, DatabasesThatAreNoTableOfPairsAreRefused) {
+  for (const std::string sql : {"CREATE TABLE other(key PRIMARY KEY, value)", "CREATE TABLE pairs(key, value)", "CREATE TABLE pairs(value PRIMARY KEY, key)",
+                                "CREATE TABLE t(key PRIMARY KEY, value); CREATE VIEW pairs AS SELECT key, value FROM t",
+                                "CREATE TABLE pairs(key PRIMARY KEY, raw, value GENERATED ALWAYS AS (hex(raw)))"}) {
+    EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", Database(sql)).find("no table pairs(key PRIMARY KEY, value)"), std::string::npos) << sql;
+  }
+  EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", "some text that is long enough").find("godwit data import"), std::string::npos);
+  EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", "").find("godwit data import"), std::string::npos);
+  const std::string large = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', zeroblob(200000))");
+  EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", large).find("more than"), std::string::npos);
+  // Damage is named, and never a crash.
+  const std::string good = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', 'one'), ('b', 'two')");
+  std::mt19937 random(3);
+  for (int i = 0; i < 500; ++i) {
+    std::string damaged = good;
+    for (int k = 0; k < 4; ++k) damaged[random() % damaged.size()] = static_cast<char>(random());
+    if (i % 3 == 0) damaged.resize(random() % damaged.size());
+    ResultOf(*MakePairs(), "{}", damaged);
+    ResultOf(*MakeLookup(), R"J({"keys": ["a", "b"]})J", damaged);
+  }
+}
+
 TEST(FunctionStateTest, ForgedStatesAreRefusedByName) {
   const std::string scan = "{" + kColumns + R"J(, "group": ["name"], "aggregates": ["count"]})J";
   const std::tuple<std::shared_ptr<const Function>, std::string, std::string> cases[] = {
@@ -327,6 +400,8 @@ TEST(FunctionStateTest, ForgedStatesAreRefusedByName) {
       {MakeScan(), scan, R"J({"position": 0, "header_done": true, "rows": 0, "groups": [["61", [[1, "x", "0"]]]]})J"},
       {MakeMatch(), R"J({"pattern": "a"})J", R"J({"position": -1})J"},
       {MakeChecksum(), "{}", R"J({"position": 99, "crc": 0})J"},
+      {MakePairs(), "{}", "{}"},
+      {MakeLookup(), R"J({"keys": ["a"]})J", R"J({"next": 2})J"},
       {MakeGather(), R"J({"dimension": 2, "lists": [[0]]})J", R"J({"next": 2})J"},
       {MakeChase(), R"J({"record_bytes": 8, "start": [0]})J", R"J({"next": 2})J"},
   };

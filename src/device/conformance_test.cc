@@ -128,7 +128,7 @@ TEST_P(ConformanceTest, DiscoveryNamesTheDeviceItsLimitsAndItsFunctions) {
   EXPECT_EQ(properties["cores"], profile.cores);
   std::vector<std::string> names;
   for (const auto& function : properties["functions"]) names.push_back(function["name"]);
-  EXPECT_EQ(names, (std::vector<std::string>{"scan", "match", "checksum", "gather", "chase"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"scan", "match", "checksum", "gather", "chase", "lookup", "pairs", "follow"}));
   EXPECT_EQ(json::parse(Json(Opcode::kHealth))["state"], "ok");
 }
 

@@ -40,6 +40,7 @@ class ItemWork : public Work {
     read_bytes_ += bytes;
     return window;
   }
+  void CountRead(std::uint64_t bytes) { read_bytes_ += bytes; }
 
  private:
   const std::size_t count_;

@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   } else if (data[0] == 'p') {
     static_cast<void>(device::ParseProfile(AsText(bytes)).ok());
   } else {
-    // One of the functions: arguments, state and data, each ended by a zero byte.
+    // One of the functions, '0' the first of them: arguments, state and data, each ended by a zero byte.
     static const auto kFunctions = device::BuiltInFunctions();
     const std::string_view text = AsText(bytes);
     const std::size_t first = std::min(text.find('\0'), text.size()), second = std::min(text.find('\0', first + 1), text.size());

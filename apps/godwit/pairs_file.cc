@@ -16,6 +16,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::size_t kRowOverhead = 16;  // Of SQLite's record, at most.
+
 struct Close {
   void operator()(sqlite3* database) const { sqlite3_close(database); }
   void operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
@@ -111,7 +113,7 @@ Result<std::uint64_t> WritePairs(const PairsSource& source, const std::string& t
     const std::string where = fmt::format("{}, line {}: ", source.file, number++);
     if (line.empty()) continue;
     if (const Status read = reader.Read(line, key, value); !read.ok()) return InvalidArgument(where + read.error().message);
-    if (key.size() > device::kPairBytesMax || value.size() > device::kPairBytesMax) return InvalidArgument(fmt::format("{}a key or value of more than {} bytes", where, device::kPairBytesMax));
+    if (key.size() + value.size() + kRowOverhead > device::kPairBytesMax) return InvalidArgument(fmt::format("{}a pair of more than {} bytes", where, device::kPairBytesMax - kRowOverhead));
     sqlite3_reset(insert.get());
     sqlite3_bind_text(insert.get(), 1, key.data(), static_cast<int>(key.size()), SQLITE_STATIC);
     sqlite3_bind_text(insert.get(), 2, value.data(), static_cast<int>(value.size()), SQLITE_STATIC);

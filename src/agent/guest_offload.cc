@@ -268,8 +268,9 @@ std::int32_t Emit(Context* context, std::uint8_t*, std::uint32_t from, std::uint
   if (function == nullptr) return Negative(ErrorCode::kFailedPrecondition);
   if (bytes > kEmitBytesMax) return Negative(ErrorCode::kInvalidArgument);
   function->output.insert(function->output.end(), range, range + bytes);
-  // An answer is enough with kOutputBytes, but where there is room the guest is done with its lines first: then they need not travel.
-  if (function->output.size() + kEmitBytesMax > device::kDataBytesMax) caller.instance.RequestStop();
+  // Before these lines there was less than kOutputBytes, and all must fit an answer. Where they do, the guest is done with its lines first: then
+  // they need not travel.
+  if (function->output.size() > device::kDataBytesMax - device::kOutputBytes - kEmitBytesMax) caller.instance.RequestStop();
   return static_cast<std::int32_t>(bytes);
 }
 

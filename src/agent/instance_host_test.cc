@@ -500,6 +500,11 @@ struct Hurried final : device::Pace {
   bool Over(std::size_t) const override { return true; }
 };
 
+// As a device's.
+struct AsMuchAsAnAnswer final : device::Pace {
+  bool Over(std::size_t bytes) const override { return bytes >= device::kOutputBytes; }
+};
+
 TEST_F(UserFunctionTest, RunsOverAllLinesAndGoesOnInTheMiddleOfItsCode) {
   const auto longest = Function("longest_lines"), copy = Function("copy_lines");
   if (!longest) GTEST_SKIP() << "no compiler in this build";
@@ -521,6 +526,12 @@ TEST_F(UserFunctionTest, RunsOverAllLinesAndGoesOnInTheMiddleOfItsCode) {
   std::size_t largest = 0;
   EXPECT_GT(Output(*copy, text.substr(0, 60'000), "0 20", Unhurried(), nullptr, &largest).size(), 20u * 60'000);
   EXPECT_LE(largest, device::kDataBytesMax);
+  for (const char* times : {"0 1", "0 3", "0 20"}) {
+    largest = 0;
+    const std::string whole = Output(*copy, text, times, Unhurried());
+    EXPECT_TRUE(Output(*copy, text, times, AsMuchAsAnAnswer(), nullptr, &largest) == whole) << times;
+    EXPECT_LE(largest, device::kDataBytesMax) << times;
+  }
   // Between two runs of lines the lines themselves do not travel.
   auto work = longest->Begin({}, {}, {0, text.size()});
   ASSERT_TRUE(work.ok());

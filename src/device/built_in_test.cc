@@ -379,6 +379,19 @@ TEST(PairsTest, DatabasesThatAreNoTableOfPairsAreRefused) {
   EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", "").find("godwit data import"), std::string::npos);
   const std::string large = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', zeroblob(200000))");
   EXPECT_NE(ResultOf(*MakeLookup(), R"J({"keys": ["a"]})J", large).find("more than"), std::string::npos);
+  // As large as a pair may be, and escaped twice that: what one answer holds is enough.
+  const std::string most = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', replace(hex(zeroblob(32000)), '0', char(10))), ('b', replace(hex(zeroblob(32000)), '0', char(9)))");
+  struct AsMuchAsAnAnswer final : Pace {
+    bool Over(std::size_t bytes) const override { return bytes >= kOutputBytes; }
+  };
+  Bytes state, bytes;
+  auto work = MakePairs()->Begin({}, state, {0, most.size()});
+  ASSERT_TRUE(work.ok());
+  EXPECT_TRUE((*work)->Run(BytesSource(AsBytes(most)), AsMuchAsAnAnswer(), &bytes).ok());
+  EXPECT_GT(bytes.size(), 2u * 60'000);
+  EXPECT_LE(bytes.size(), kDataBytesMax);
+  const std::string circle = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', '{\"n\": \"a\", \"fill\": \"' || hex(zeroblob(15000)) || '\"}')");
+  EXPECT_NE(ResultOf(*MakeFollow(), R"J({"start": ["a"], "depth": 9, "pointer": "/n", "path": true})J", circle).find("have more than 131072 bytes"), std::string::npos);
   // Damage is named, and never a crash.
   const std::string good = Database(std::string(kPairsTable) + "INSERT INTO pairs VALUES ('a', 'one'), ('b', 'two')");
   std::mt19937 random(3);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t kKeysMax = 65536;
 constexpr std::uint64_t kDepthMax = 16;
+constexpr std::size_t kOutputStep = 64 << 10;
 
 void AppendEscaped(std::string_view text, Bytes* output) {
   for (const char c : text) {
@@ -65,6 +66,7 @@ class ChainWork final : public ItemWork {
       source_ = &source;
     }
     const std::uint64_t before = table_->read_bytes();
+    const std::size_t begin = output->size();
     std::string key = plan_.keys[number], last_key, last_value;  // Of the last pair that was there.
     bool there = false;
     for (std::uint64_t hop = 0;; ++hop) {
@@ -74,6 +76,7 @@ class ChainWork final : public ItemWork {
       last_key = key;
       last_value = *found;
       if (plan_.path) AppendPair(last_key, last_value, output);
+      if (output->size() - begin > 2 * kPairBytesMax) return ResourceExhausted(fmt::format("follow: the pairs from '{}' on have more than {} bytes", plan_.keys[number], 2 * kPairBytesMax));
       std::optional<std::string> following = hop < plan_.depth ? Following(last_value) : std::nullopt;
       if (!following) break;
       key = std::move(*following);
@@ -155,7 +158,8 @@ class PairsWork final : public Work {
       range_.behind = true;
       if (--left_ == 0) return false;
       step += key.size() + value.size() + 32;
-      if (step < (16 << 10)) return true;
+      // One more pair, escaped, always fits an answer that is not over.
+      if (step < (16 << 10) && output->size() < kOutputStep) return true;
       step = 0;
       return !pace.Over(output->size());
     }));

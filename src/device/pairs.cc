@@ -133,7 +133,7 @@ class SqlitePairs final : public PairTable {
                                         {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0}}) {
       sqlite3_db_config(database, setting, value, nullptr);
     }
-    sqlite3_limit(database, SQLITE_LIMIT_LENGTH, 2 * kPairBytesMax);  // A row.
+    sqlite3_limit(database, SQLITE_LIMIT_LENGTH, kPairBytesMax);  // A row too.
     sqlite3_progress_handler(database, kStepsAtOnce, [](void* opened) { return (static_cast<Opened*>(opened)->steps += kStepsAtOnce) > kStepsMax ? 1 : 0; }, &opened_);
     GODWIT_TRY(Run("PRAGMA cell_size_check = 1"));
     GODWIT_TRY(Run("PRAGMA temp_store = 2"));
@@ -174,7 +174,7 @@ class SqlitePairs final : public PairTable {
     const char* text = sqlite3_errmsg(database_.get());
     switch (sqlite3_errcode(database_.get())) {
       case SQLITE_INTERRUPT: return ResourceExhausted("looking for one pair took too many steps");
-      case SQLITE_TOOBIG: return ResourceExhausted(fmt::format("a pair has more than {} bytes", 2 * kPairBytesMax));
+      case SQLITE_TOOBIG: return ResourceExhausted(fmt::format("a pair has more than {} bytes", kPairBytesMax));
       case SQLITE_NOMEM: return ResourceExhausted("no memory for the table of pairs");
       default: return Corrupt(fmt::format("the table of pairs: {}", text));
     }

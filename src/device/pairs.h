@@ -16,7 +16,7 @@
 
 namespace godwit::device {
 
-inline constexpr std::size_t kPairBytesMax = 64 << 10;  // Of a key or a value.
+inline constexpr std::size_t kPairBytesMax = 64 << 10;  // Of a key and its value.
 
 // Bound to one thread; `source` must outlive it.
 class PairTable {

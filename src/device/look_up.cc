@@ -103,6 +103,12 @@ class ChainWork final : public ItemWork {
   std::unique_ptr<PairTable> table_;
 };
 
+Result<std::unique_ptr<Work>> BeginChains(const std::string& function, Arguments& arguments, ChainWork::Plan plan, ByteView state) {
+  GODWIT_TRY(arguments.Finish());
+  GODWIT_ASSIGN(const std::size_t next, ItemWork::Next(function, state, plan.keys.size()));
+  return std::unique_ptr<Work>(std::make_unique<ChainWork>(std::move(plan), next));
+}
+
 class Lookup final : public Function {
  public:
   std::string_view name() const override { return "lookup"; }
@@ -111,9 +117,7 @@ class Lookup final : public Function {
     Arguments arguments("arguments of lookup", text);
     ChainWork::Plan plan;
     plan.keys = Keys(arguments, "keys");
-    GODWIT_TRY(arguments.Finish());
-    GODWIT_ASSIGN(const std::size_t next, ItemWork::Next("lookup", state, plan.keys.size()));
-    return std::unique_ptr<Work>(std::make_unique<ChainWork>(std::move(plan), next));
+    return BeginChains("lookup", arguments, std::move(plan), state);
   }
   bool brief(ByteView arguments, Part) const override { return arguments.size() <= 256; }
 };
@@ -136,9 +140,7 @@ class Follow final : public Function {
         arguments.Fail("pointer", "must be a JSON pointer, as /next");
       }
     }
-    GODWIT_TRY(arguments.Finish());
-    GODWIT_ASSIGN(const std::size_t next, ItemWork::Next("follow", state, plan.keys.size()));
-    return std::unique_ptr<Work>(std::make_unique<ChainWork>(std::move(plan), next));
+    return BeginChains("follow", arguments, std::move(plan), state);
   }
   bool brief(ByteView arguments, Part) const override { return arguments.size() <= 256; }
 };

@@ -76,7 +76,7 @@ struct FileRange {
 Result<bool> PutRange(ClusterClient& cluster, transport::HttpClient& client, const std::string& name, const std::string& path, FileRange range, const Session& session) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return ErrnoError(path);
-  file.seekg(static_cast<std::streamoff>(range.begin));
+  if (range.begin != 0) file.seekg(static_cast<std::streamoff>(range.begin));  // A pipe cannot.
   HttpCall call = CallFor("PUT", name);
   if (range.end != 0) call.body_bytes = range.end - range.begin;
   std::uint64_t left = range.end != 0 ? range.end - range.begin : ~0ull;

@@ -23,7 +23,7 @@ import corpus
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GODWIT = os.environ.get("GODWIT", str(ROOT / "build/bin/godwit"))
 WORK = ROOT / "build/demo"
-CORPUS = WORK / "corpus.txt"
+CORPUS = WORK / "lines.txt"
 DATASET = "archive"            # What services/scan.toml is granted.
 WORD = "Depends"
 DEVICES = ("host0", "csd0", "csd1", "cpm0")

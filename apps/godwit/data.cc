@@ -6,9 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <vector>
 
 #include "cluster_client.h"
@@ -50,6 +50,7 @@ HttpCall CallFor(const char* method, const std::string& name) {
   return call;
 }
 
+constexpr const char* kPartsCount = ".parts";
 std::string PartName(const std::string& name, std::size_t part) { return name + "." + std::to_string(part); }
 
 Status Delete(ClusterClient& cluster, const std::string& name) {
@@ -58,13 +59,20 @@ Status Delete(ClusterClient& cluster, const std::string& name) {
   return answer.status >= 400 ? Status(ErrorOfAnswer(answer)) : Status();
 }
 
-// The datasets NAME.0, NAME.1, ... that there are.
-Result<std::vector<std::string>> PartsOf(ClusterClient& cluster, const std::string& name) {
+// The datasets NAME.0, NAME.1, ... that there are now, by their numbers; and whether there is NAME.parts, which says how many there are to be.
+struct Parts {
+  std::map<std::uint64_t, std::string> names;
+  bool counted = false;
+};
+Result<Parts> PartsOf(ClusterClient& cluster, const std::string& name) {
   GODWIT_ASSIGN(const json list, cluster.Get("/v1/datasets"));
-  std::set<std::string> there;
-  for (const json& item : list.value("items", json::array())) there.insert(item.value("name", ""));
-  std::vector<std::string> parts;
-  while (there.contains(PartName(name, parts.size()))) parts.push_back(PartName(name, parts.size()));
+  Parts parts;
+  for (const json& item : list.value("items", json::array())) {
+    const std::string found = item.value("name", "");
+    if (model::WholeOf(model::DatasetName(found)).value != name || found == name) continue;
+    if (found == name + kPartsCount) parts.counted = true;
+    else parts.names.emplace(std::strtoull(found.c_str() + name.size() + 1, nullptr, 10), found);
+  }
   return parts;
 }
 
@@ -127,14 +135,22 @@ Result<int> PutParts(const DataOptions& options, const Session& session, Cluster
   if (options.devices.empty()) return InvalidArgument("say where the parts are to live with --to DEVICE,DEVICE,...");
   if (cluster.Get("/v1/datasets/" + options.name).ok()) return FailedPrecondition("dataset '" + options.name + "' exists as a whole: remove it first");
   GODWIT_ASSIGN(const std::vector<FileRange> ranges, Cut(options.file, size, options.parts));
-  GODWIT_ASSIGN(const std::vector<std::string> before, PartsOf(cluster, options.name));
+  GODWIT_ASSIGN(const Parts before, PartsOf(cluster, options.name));
   for (std::size_t i = 0; i < ranges.size(); ++i) {
     GODWIT_ASSIGN(const auto client, ClientOfDevice(cluster, options.devices[i % options.devices.size()]));
     GODWIT_ASSIGN(const bool known, PutRange(cluster, *client, PartName(options.name, i), options.file, ranges[i], session));
     if (!known) return kExitNotConverged;
     if (!session.quiet) std::printf("dataset/%s stored on %s\n", PartName(options.name, i).c_str(), options.devices[i % options.devices.size()].c_str());
   }
-  for (std::size_t i = ranges.size(); i < before.size(); ++i) GODWIT_TRY(Delete(cluster, before[i]));
+  // Last: who reads the number finds the parts.
+  GODWIT_ASSIGN(const auto client, ClientOfDevice(cluster, options.devices[0]));
+  HttpCall call = CallFor("PUT", options.name + kPartsCount);
+  call.body = std::to_string(ranges.size()) + "\n";
+  GODWIT_ASSIGN(const HttpAnswer answer, client->Call(call));
+  if (answer.status >= 400) return ErrorOfAnswer(answer);
+  for (const auto& [number, part] : before.names) {
+    if (number >= ranges.size()) GODWIT_TRY(Delete(cluster, part));
+  }
   return kExitDone;
 }
 
@@ -163,8 +179,8 @@ Result<int> PutData(const DataOptions& options, const Session& session) {
     return PutParts(options, session, *cluster, size);
   }
   if (options.devices.size() > 1) return InvalidArgument("a dataset lives on one device; with --parts its parts live on several");
-  GODWIT_ASSIGN(const std::vector<std::string> parts, PartsOf(*cluster, options.name));
-  if (!parts.empty()) return FailedPrecondition("dataset '" + options.name + "' exists in parts: remove it first");
+  GODWIT_ASSIGN(const Parts parts, PartsOf(*cluster, options.name));
+  if (!parts.names.empty()) return FailedPrecondition("dataset '" + options.name + "' exists in parts: remove it first");
   std::unique_ptr<transport::HttpClient> client;
   if (options.devices.empty()) {
     Result<std::unique_ptr<transport::HttpClient>> holder = ClientOfHolder(*cluster, options.name);
@@ -182,13 +198,23 @@ Result<int> PutData(const DataOptions& options, const Session& session) {
   return kExitDone;
 }
 
-// The dataset, or its parts.
+// The dataset, or all its parts in order.
 Result<std::vector<std::string>> AllOf(ClusterClient& cluster, const std::string& name) {
   const auto whole = cluster.Get("/v1/datasets/" + name);
   if (whole.ok()) return std::vector<std::string>{name};
-  GODWIT_ASSIGN(std::vector<std::string> parts, PartsOf(cluster, name));
-  if (parts.empty()) return whole.error();
-  return parts;
+  GODWIT_ASSIGN(const Parts parts, PartsOf(cluster, name));
+  if (parts.names.empty() && !parts.counted) return whole.error();
+  if (!parts.counted) return Unavailable("how many parts dataset '" + name + "' has is not known now: '" + name + kPartsCount + "' is not there");
+  GODWIT_ASSIGN(const auto client, ClientOfHolder(cluster, name + kPartsCount));
+  GODWIT_ASSIGN(const HttpAnswer count, client->Call(CallFor("GET", name + kPartsCount)));
+  if (count.status >= 400) return ErrorOfAnswer(count);
+  std::vector<std::string> names;
+  for (std::uint64_t i = 0; i < std::strtoull(count.body.c_str(), nullptr, 10); ++i) {
+    const auto part = parts.names.find(i);
+    if (part == parts.names.end()) return Unavailable("part '" + PartName(name, i) + "' is not there now");
+    names.push_back(part->second);
+  }
+  return names;
 }
 
 Result<int> GetData(const DataOptions& options, const Session& session) {
@@ -217,8 +243,10 @@ Result<int> ListData(const Session& session) {
 
 Result<int> RemoveData(const DataOptions& options, const Session& session) {
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const std::vector<std::string> names, AllOf(*cluster, options.name));
-  for (const std::string& name : names) GODWIT_TRY(Delete(*cluster, name));
+  GODWIT_ASSIGN(const Parts parts, PartsOf(*cluster, options.name));
+  if (parts.counted) GODWIT_TRY(Delete(*cluster, options.name + kPartsCount));  // First: who asks for all of it gets none.
+  for (const auto& [number, part] : parts.names) GODWIT_TRY(Delete(*cluster, part));
+  if (parts.names.empty() && !parts.counted) GODWIT_TRY(Delete(*cluster, options.name));
   if (!session.quiet) std::printf("dataset/%s deleted\n", options.name.c_str());
   return kExitDone;
 }

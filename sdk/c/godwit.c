@@ -262,7 +262,7 @@ int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, si
 }
 void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
 
-enum { kMapStreams = 16, kMapLine = 8192, kMapTries = 4, kMapPauseMs = 200, kErrorMemory = -5, kErrorNotFound = -2, kErrorUnavailable = -4 };
+enum { kMapStreams = 16, kMapLine = 8192, kMapTries = 4, kMapPauseMs = 200, kErrorMemory = -5, kErrorNotFound = -2, kErrorUnavailable = -4, kErrorCorrupt = -6 };
 
 typedef struct {
   uint32_t part;
@@ -271,33 +271,28 @@ typedef struct {
   char lines[kMapLine];
 } map_part;
 
-// Waits before the next try, if there is to be one.
+// Waits before the next try, if there is to be one. A device that has just come back is not known to have its data for a moment.
 static int may_try_again(int64_t error, int* tries) {
-  if (error != kErrorUnavailable || *tries == kMapTries) return 0;
+  if ((error != kErrorUnavailable && error != kErrorNotFound) || *tries == kMapTries) return 0;
   const long ms = kMapPauseMs << (*tries)++;
   const struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
   nanosleep(&pause, NULL);
   return 1;
 }
 
-static int64_t size_of(godwit_request* request, const char* dataset) {
-  int64_t size;
-  int tries = 0;
-  do size = godwit_dataset_size(request, dataset);
-  while (may_try_again(size, &tries));
-  return size;
-}
-
 // Parts of the dataset: 0 if it has none, and is one.
 static int64_t count_parts(godwit_request* request, const char* dataset, char* name, size_t size) {
-  const int64_t whole = size_of(request, dataset);
-  if (whole >= 0) return 0;
-  if (whole != kErrorNotFound) return whole;
-  for (uint32_t part = 0;; ++part) {
-    snprintf(name, size, "%s.%u", dataset, (unsigned)part);
-    const int64_t bytes = size_of(request, name);
-    if (bytes == kErrorNotFound) return part == 0 ? bytes : (int64_t)part;
-    if (bytes < 0) return bytes;
+  char number[16] = "";
+  int tries = 0;
+  for (;;) {
+    int64_t found = godwit_dataset_size(request, dataset);
+    if (found >= 0) return 0;
+    if (found == kErrorNotFound) {
+      snprintf(name, size, "%s.parts", dataset);
+      found = godwit_dataset_read(request, name, 0, number, sizeof number - 1);
+      if (found > 0) return strtol(number, NULL, 10) > 0 ? strtol(number, NULL, 10) : kErrorCorrupt;
+    }
+    if (!may_try_again(found, &tries)) return found == 0 ? kErrorCorrupt : found;
   }
 }
 

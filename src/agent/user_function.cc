@@ -187,7 +187,7 @@ class UserWork final : public device::Work {
       }
       std::uint8_t* window = runtime::GuestMemory(instance_->context()).Range(position_.window, run.size());
       if (window == nullptr) return FailedPrecondition("godwit_window gave a buffer that is not in memory");
-      std::memcpy(window, run.data(), run.size());
+      if (!run.empty()) std::memcpy(window, run.data(), run.size());
       window_used_ = std::max(window_used_, run.size());
       add(position_.window);
       add(static_cast<std::uint32_t>(run.size()));

@@ -68,7 +68,8 @@ Status CheckDatasetName(std::string_view name) { return CheckNameWith("dataset n
 DatasetName WholeOf(const DatasetName& dataset) {
   const std::string& name = dataset.value;
   const auto dot = name.rfind('.');
-  const bool part = dot != std::string::npos && dot + 1 < name.size() && name.find_first_not_of("0123456789", dot + 1) == std::string::npos;
+  if (dot == std::string::npos || dot + 1 == name.size()) return dataset;
+  const bool part = name.find_first_not_of("0123456789", dot + 1) == std::string::npos || name.substr(dot + 1) == "parts";
   return part ? DatasetName(name.substr(0, dot)) : dataset;
 }
 

@@ -55,7 +55,7 @@ inline constexpr std::size_t kNameLengthMax = 63;
 Status CheckName(std::string_view what, std::string_view name);
 Status CheckDatasetName(std::string_view name);
 
-// A dataset may have parts: datasets "NAME.0", "NAME.1", .... What this one is a part of, or itself.
+// A dataset may have parts: datasets "NAME.0", "NAME.1", ..., and "NAME.parts", the text of their number. What this one belongs to, or itself.
 DatasetName WholeOf(const DatasetName& dataset);
 
 // `prefix` and a dash and 8 random characters of a-z0-9: ids of instances and migrations.

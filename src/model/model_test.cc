@@ -57,6 +57,7 @@ void ExpectIsOrders(const Manifest& manifest) {
   EXPECT_FALSE(manifest.MayWrite(DatasetName("prices")));
   EXPECT_FALSE(manifest.MayRead(DatasetName("secrets")));
   EXPECT_TRUE(manifest.MayRead(DatasetName("prices.11"))) << "a part";
+  EXPECT_TRUE(manifest.MayRead(DatasetName("prices.parts")));
   EXPECT_FALSE(manifest.MayRead(DatasetName("prices.1a")));
   EXPECT_FALSE(manifest.MayRead(DatasetName("prices.")));
   EXPECT_FALSE(manifest.MayWrite(DatasetName("orders.1")));

@@ -282,7 +282,7 @@ def table(stage, final):
           f"{final['writes_acknowledged']} acknowledged writes, {final['keys_checked']} keys read back")
     print(f"M2 over csd0's link           host0: {megabytes(stage.far[2])} in {stage.far[1]:.1f} s; moved in its middle: {megabytes(stage.moved[2])} in "
           f"{stage.moved[1]:.1f} s; on csd0: {megabytes(stage.near[2])} in {stage.near[1]:.1f} s (counted by the interface)")
-    print(f"M4 over csd0's link           the function alone: {megabytes(stage.offloaded[2])} in {stage.offloaded[1]:.1f} s, its package included")
+    print(f"M4 over csd0's link           the function alone, and its package where that was not there yet: {megabytes(stage.offloaded[2])} in {stage.offloaded[1]:.1f} s")
     print(f"M3 answer                     {'identical' if stage.m3[3] else 'DIFFERENT'} after {stage.m3[2]} moves; {stage.m3[0]:.1f} s undisturbed, {stage.m3[1]:.1f} s moved")
     emulated = sorted({text for device in stage.devices.values() for text in device.get("emulated", [])})
     print(f"emulated                      {'; '.join(emulated)}")

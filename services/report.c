@@ -75,7 +75,7 @@ static int merge(void* state, uint32_t part, const char* lines, size_t bytes) {
 
 static void report_on_parts(godwit_request* request) {
   totals* sum = calloc(1, sizeof *sum);
-  const int parts = sum != NULL ? godwit_map(request, "table", "longest_lines", "", merge, sum) : -5;
+  const int parts = sum != NULL ? godwit_map(request, "table", "longest_lines", "", merge, sum) : -GODWIT_RESOURCE_EXHAUSTED;
   godwit_status(request, parts < 0 ? 502 : 200);
   godwit_printf(request, parts < 0 ? "longest_lines: error %d\n" : "%d parts\n", parts < 0 ? -parts : parts);
   for (int c = 0; parts >= 0 && c < 128; ++c) {

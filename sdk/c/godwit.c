@@ -262,7 +262,7 @@ int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, si
 }
 void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
 
-enum { kMapStreams = 16, kMapLine = 8192, kMapTries = 4, kMapPauseMs = 200, kErrorMemory = -5, kErrorNotFound = -2, kErrorUnavailable = -4, kErrorCorrupt = -6 };
+enum { kMapStreams = 16, kMapLine = 8192, kMapTries = 4, kMapPauseMs = 200 };
 
 typedef struct {
   uint32_t part;
@@ -273,7 +273,7 @@ typedef struct {
 
 // Waits before the next try, if there is to be one. A device that has just come back is not known to have its data for a moment.
 static int may_try_again(int64_t error, int* tries) {
-  if ((error != kErrorUnavailable && error != kErrorNotFound) || *tries == kMapTries) return 0;
+  if ((error != -GODWIT_UNAVAILABLE && error != -GODWIT_NOT_FOUND) || *tries == kMapTries) return 0;
   const long ms = kMapPauseMs << (*tries)++;
   const struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
   nanosleep(&pause, NULL);
@@ -287,12 +287,12 @@ static int64_t count_parts(godwit_request* request, const char* dataset, char* n
   for (;;) {
     int64_t found = godwit_dataset_size(request, dataset);
     if (found >= 0) return 0;
-    if (found == kErrorNotFound) {
+    if (found == -GODWIT_NOT_FOUND) {
       snprintf(name, size, "%s.parts", dataset);
       found = godwit_dataset_read(request, name, 0, number, sizeof number - 1);
-      if (found > 0) return strtol(number, NULL, 10) > 0 ? strtol(number, NULL, 10) : kErrorCorrupt;
+      if (found > 0) return strtol(number, NULL, 10) > 0 ? strtol(number, NULL, 10) : -GODWIT_CORRUPT;
     }
-    if (!may_try_again(found, &tries)) return found == 0 ? kErrorCorrupt : found;
+    if (!may_try_again(found, &tries)) return found == 0 ? -GODWIT_CORRUPT : found;
   }
 }
 
@@ -326,7 +326,7 @@ int godwit_map(godwit_request* request, const char* dataset, const char* functio
       if (parts != 0) snprintf(name, sizeof name, "%s.%u", dataset, (unsigned)next);
       open[count] = malloc(sizeof(map_part));
       if (open[count] == NULL) {
-        result = kErrorMemory;
+        result = -GODWIT_RESOURCE_EXHAUSTED;
         break;
       }
       open[count]->part = next++;

@@ -44,7 +44,7 @@ std::vector<std::string> Keys(Arguments& arguments, const char* name) {
   return keys;
 }
 
-Status CheckWhole(const char* function, Part part) {
+Status CheckWhole(const std::string& function, Part part) {
   return part.begin == 0 ? Status() : InvalidArgument(fmt::format("{}: a table of pairs has no parts", function));
 }
 
@@ -103,46 +103,35 @@ class ChainWork final : public ItemWork {
   std::unique_ptr<PairTable> table_;
 };
 
-Result<std::unique_ptr<Work>> BeginChains(const std::string& function, Arguments& arguments, ChainWork::Plan plan, ByteView state) {
-  GODWIT_TRY(arguments.Finish());
-  GODWIT_ASSIGN(const std::size_t next, ItemWork::Next(function, state, plan.keys.size()));
-  return std::unique_ptr<Work>(std::make_unique<ChainWork>(std::move(plan), next));
-}
-
-class Lookup final : public Function {
+// lookup is follow that goes no step further.
+class Chains final : public Function {
  public:
-  std::string_view name() const override { return "lookup"; }
+  explicit Chains(bool follows) : follows_(follows) {}
+  std::string_view name() const override { return follows_ ? "follow" : "lookup"; }
   Result<std::unique_ptr<Work>> Begin(ByteView text, ByteView state, Part part) const override {
-    GODWIT_TRY(CheckWhole("lookup", part));
-    Arguments arguments("arguments of lookup", text);
+    const std::string name(this->name());
+    GODWIT_TRY(CheckWhole(name, part));
+    Arguments arguments("arguments of " + name, text);
     ChainWork::Plan plan;
-    plan.keys = Keys(arguments, "keys");
-    return BeginChains("lookup", arguments, std::move(plan), state);
-  }
-  bool brief(ByteView arguments, Part) const override { return arguments.size() <= 256; }
-};
-
-class Follow final : public Function {
- public:
-  std::string_view name() const override { return "follow"; }
-  Result<std::unique_ptr<Work>> Begin(ByteView text, ByteView state, Part part) const override {
-    GODWIT_TRY(CheckWhole("follow", part));
-    Arguments arguments("arguments of follow", text);
-    ChainWork::Plan plan;
-    plan.keys = Keys(arguments, "start");
-    plan.depth = arguments.Number("depth", 1, 0, kDepthMax);
-    plan.path = arguments.Flag("path", false);
-    const std::string pointer = arguments.Text("pointer", "");
-    if (!pointer.empty()) {
+    plan.keys = Keys(arguments, follows_ ? "start" : "keys");
+    if (follows_) {
+      plan.depth = arguments.Number("depth", 1, 0, kDepthMax);
+      plan.path = arguments.Flag("path", false);
+      const std::string pointer = arguments.Text("pointer", "");
       try {
-        plan.pointer.emplace(pointer);
+        if (!pointer.empty()) plan.pointer.emplace(pointer);
       } catch (const nlohmann::json::exception&) {
         arguments.Fail("pointer", "must be a JSON pointer, as /next");
       }
     }
-    return BeginChains("follow", arguments, std::move(plan), state);
+    GODWIT_TRY(arguments.Finish());
+    GODWIT_ASSIGN(const std::size_t next, ItemWork::Next(name, state, plan.keys.size()));
+    return std::unique_ptr<Work>(std::make_unique<ChainWork>(std::move(plan), next));
   }
   bool brief(ByteView arguments, Part) const override { return arguments.size() <= 256; }
+
+ private:
+  const bool follows_;
 };
 
 // Its state: pairs left (u64, little-endian), 1 if a key follows, the last key.
@@ -218,8 +207,8 @@ class Pairs final : public Function {
 
 }  // namespace
 
-std::shared_ptr<const Function> MakeLookup() { return std::make_shared<Lookup>(); }
+std::shared_ptr<const Function> MakeLookup() { return std::make_shared<Chains>(false); }
 std::shared_ptr<const Function> MakePairs() { return std::make_shared<Pairs>(); }
-std::shared_ptr<const Function> MakeFollow() { return std::make_shared<Follow>(); }
+std::shared_ptr<const Function> MakeFollow() { return std::make_shared<Chains>(true); }
 
 }  // namespace godwit::device

@@ -122,6 +122,21 @@ TEST(CompileTest, WithoutSafepointsThereAreNone) {
   EXPECT_FALSE(Description(output).safepoints_enabled());
 }
 
+TEST(CompileTest, StopsAndClonesLieApartFromWhatRuns) {
+  const auto has = [](const Output& output, std::string_view section) {
+    for (const auto& [isa, image] : output.images) {
+      if (std::string_view(reinterpret_cast<const char*>(image.data()), image.size()).find(section) == std::string_view::npos) return false;
+    }
+    return !output.images.empty();
+  };
+  Options options = For({Isa::kX86_64, Isa::kAarch64});
+  const Output optimised = MustCompile(kLoop, options);
+  EXPECT_TRUE(has(optimised, ".text.split"));
+  EXPECT_TRUE(has(optimised, ".text.unlikely"));
+  options.optimisation_level = 0;
+  EXPECT_FALSE(has(MustCompile(kLoop, options), ".text.split")) << "the fast level does not take the time";
+}
+
 TEST(CompileTest, ImagesHaveNoDynamicRelocations) {
   const Output output = MustCompile(kLoop, For({Isa::kX86_64, Isa::kAarch64}));
   for (const auto& [isa, image] : output.images) {

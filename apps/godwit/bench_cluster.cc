@@ -126,6 +126,15 @@ Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder
   return std::unique_ptr<BenchCluster>(std::move(cluster));
 }
 
+Status BenchCluster::ApplyReader(const std::string& service, const fs::path& wasm, const fs::path& folder) const {
+  const fs::path manifest = folder / (service + ".toml");
+  std::ofstream(manifest) << fmt::format(
+      "[service]\nname = \"{0}\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{1}\"\n[[trigger.http]]\nroute = \"/{0}\"\n"
+      "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"here\" }}\n",
+      service, (wasm / (service + ".wasm")).string());
+  return Godwit({"apply", "-q", "-o", "name", "-f", manifest.string()});
+}
+
 Status BenchCluster::Connect(const std::string& context) {
   session_.context = context;
   GODWIT_ASSIGN(client_, ClusterClient::Connect(session_));

@@ -52,11 +52,7 @@ class FunctionBench {
     if (!table.flush()) return ErrnoError(table_);
     GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, 0, {1ull << 30}));
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", table_, "--to", "there", "-q"}));
-    std::ofstream(folder / "filter.toml") << fmt::format(
-        "[service]\nname = \"filter\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n[[trigger.http]]\nroute = \"/filter\"\n"
-        "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"here\" }}\n",
-        (scratch_.path() / "wasm/filter.wasm").string());
-    GODWIT_TRY(cluster_->Godwit({"apply", "-q", "-o", "name", "-f", (folder / "filter.toml").string()}));
+    GODWIT_TRY(cluster_->ApplyReader("filter", scratch_.path() / "wasm", folder));
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
     return {};
   }

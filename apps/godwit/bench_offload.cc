@@ -130,11 +130,7 @@ class OffloadBench {
       if (!table.flush()) return ErrnoError((folder / "table.csv").string());
     }
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", (folder / "table.csv").string(), "--to", "there", "-q"}));
-    std::ofstream(folder / "report.toml") << fmt::format(
-        "[service]\nname = \"report\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n[[trigger.http]]\nroute = \"/report\"\n"
-        "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"here\" }}\n",
-        (scratch_.path() / "wasm/report.wasm").string());
-    GODWIT_TRY(cluster_->Godwit({"apply", "-q", "-o", "name", "-f", (folder / "report.toml").string()}));
+    GODWIT_TRY(cluster_->ApplyReader("report", scratch_.path() / "wasm", folder));
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
     GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
     GODWIT_ASSIGN(there_, cluster_->client().ClientOf(there.value("url", "")));

@@ -154,21 +154,6 @@ Result<int> PutParts(const DataOptions& options, const Session& session, Cluster
   return kExitDone;
 }
 
-Result<int> PutData(const DataOptions& options, const Session& session);
-
-Result<int> ImportData(DataOptions options, const Session& session) {
-  std::string folder = (std::filesystem::temp_directory_path() / "godwit-import-XXXXXX").string();
-  if (!mkdtemp(folder.data())) return ErrnoError(folder);
-  const std::string table = folder + "/pairs";
-  const Result<std::uint64_t> pairs = WritePairs({options.file, options.key, options.value}, table);
-  options.file = table;
-  Result<int> put = pairs.ok() ? PutData(options, session) : Result<int>(pairs.error());
-  std::error_code ignored;
-  std::filesystem::remove_all(folder, ignored);
-  if (put.ok() && *put == kExitDone && !session.quiet) std::printf("%llu pairs\n", static_cast<unsigned long long>(*pairs));
-  return put;
-}
-
 Result<int> PutData(const DataOptions& options, const Session& session) {
   GODWIT_TRY(model::CheckDatasetName(options.name));
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
@@ -196,6 +181,19 @@ Result<int> PutData(const DataOptions& options, const Session& session) {
   }
   if (!session.quiet) std::printf("dataset/%s stored\n", options.name.c_str());
   return kExitDone;
+}
+
+Result<int> ImportData(DataOptions options, const Session& session) {
+  std::string folder = (std::filesystem::temp_directory_path() / "godwit-import-XXXXXX").string();
+  if (!mkdtemp(folder.data())) return ErrnoError(folder);
+  const std::string table = folder + "/pairs";
+  const Result<std::uint64_t> pairs = WritePairs({options.file, options.key, options.value}, table);
+  options.file = table;
+  Result<int> put = pairs.ok() ? PutData(options, session) : Result<int>(pairs.error());
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  if (put.ok() && *put == kExitDone && !session.quiet) std::printf("%llu pairs\n", static_cast<unsigned long long>(*pairs));
+  return put;
 }
 
 // The dataset, or all its parts in order.

@@ -24,7 +24,7 @@ struct Close {
 };
 
 // The fields of one line (RFC 4180, without line breaks in fields).
-std::vector<std::string> Fields(std::string_view line) {
+Result<std::vector<std::string>> Fields(std::string_view line) {
   std::vector<std::string> fields(1);
   bool quoted = false;
   for (std::size_t i = 0; i < line.size(); ++i) {
@@ -38,14 +38,19 @@ std::vector<std::string> Fields(std::string_view line) {
       fields.back() += c;
     }
   }
+  if (quoted) return InvalidArgument("a quoted field does not end");
   return fields;
 }
 
 // What a record has under a name.
 class Reader {
  public:
-  Reader(const PairsSource& source, const std::string& first) : source_(source), is_json_(first.starts_with('{')) {
-    if (!is_json_) columns_ = Fields(first);
+  // `first`: the file's first line.
+  static Result<Reader> Create(const PairsSource& source, const std::string& first) {
+    if (first.starts_with('{')) return Reader(source, true, {});
+    auto columns = Fields(first);
+    if (!columns.ok()) return InvalidArgument(source.file + ", line 1: " + columns.error().message);
+    return Reader(source, false, std::move(*columns));
   }
   bool skips_first() const { return !is_json_; }
   Status Read(const std::string& line, std::string& key, std::string& value) const {
@@ -57,7 +62,7 @@ class Reader {
       value = line;
       return {};
     }
-    const std::vector<std::string> fields = Fields(line);
+    GODWIT_ASSIGN(const std::vector<std::string> fields, Fields(line));
     GODWIT_TRY(Field(fields, source_.key, key));
     if (!source_.value.empty()) return Field(fields, source_.value, value);
     value = line;
@@ -65,6 +70,7 @@ class Reader {
   }
 
  private:
+  Reader(const PairsSource& source, bool is_json, std::vector<std::string> columns) : source_(source), is_json_(is_json), columns_(std::move(columns)) {}
   static Status Member(const json& record, const std::string& name, std::string& to) {
     const auto found = record.find(name);
     if (found == record.end() || found->is_null()) return InvalidArgument("it has no member '" + name + "'");
@@ -80,7 +86,7 @@ class Reader {
 
   const PairsSource& source_;
   const bool is_json_;
-  std::vector<std::string> columns_;
+  const std::vector<std::string> columns_;
 };
 
 }  // namespace
@@ -95,7 +101,7 @@ Result<std::uint64_t> WritePairs(const PairsSource& source, const std::string& t
     return true;
   };
   if (!next()) return InvalidArgument(source.file + " is empty");
-  const Reader reader(source, line);
+  GODWIT_ASSIGN(const Reader reader, Reader::Create(source, line));
 
   sqlite3* opened = nullptr;
   const int result = sqlite3_open_v2(to.c_str(), &opened, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);

@@ -115,6 +115,15 @@ class GatewayTest : public ::testing::Test {
     loop_.Run([this] { agents_.clear(); });
   }
 
+  // Ends the agents at the end of the test's body: their scripts write to variables that are declared before this.
+  struct AgentsLeave {
+    explicit AgentsLeave(GatewayTest& test) : test_(test) {}
+    ~AgentsLeave() {
+      test_.loop_.Run([&] { test_.agents_.clear(); });
+    }
+    GatewayTest& test_;
+  };
+
   FakeAgent& Agent(const std::string& device, FakeAgent::Script script, std::uint64_t boot = 0) {
     if (boot == 0) boot = agents_.size() + 1;
     agents_.push_back(std::make_unique<FakeAgent>(loop_, device, boot, std::move(script)));

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 
 #include "base/check.h"
 #include "migration/page_tracker.h"
@@ -38,7 +39,8 @@ class FakeLiveMemory final : public runtime::LiveMemory {
   std::uint64_t bytes() const override { return bytes_.load(); }
   std::uint64_t bytes_max() const override { return pages_.bytes(); }
   bool AsInitial(std::uint64_t page) const override {
-    const std::uint8_t* begin = base() + page * kPageBytes;
+    std::uint8_t* begin = base() + page * kPageBytes;
+    if (on_look) on_look(begin);
     return std::all_of(begin, begin + kPageBytes, [](std::uint8_t byte) { return byte == 0; });
   }
   std::vector<snapshot::PageRun> Changed() const override {
@@ -51,6 +53,9 @@ class FakeLiveMemory final : public runtime::LiveMemory {
   void GrowTo(std::uint64_t bytes) { bytes_.store(bytes); }
   // As the guest would.
   void Write(std::uint64_t page, std::uint8_t value) { std::memset(base() + page * kPageBytes, value, kPageBytes); }
+
+  // Called with a page that is about to be sent and is watched already: a guest that writes meanwhile.
+  std::function<void(std::uint8_t* page)> on_look;
 
  private:
   const MappedBytes pages_;

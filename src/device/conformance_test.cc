@@ -547,8 +547,8 @@ std::shared_ptr<Device> OverRings(Engine& engine) {
 }
 
 std::shared_ptr<Device> OverAChannel(Engine& engine) {
+  static transport::EventLoop loop("devices");  // Outlives the engines.
   struct Link {
-    transport::EventLoop loop{"devices"};
     std::unique_ptr<transport::ChannelServer> server;
     std::shared_ptr<transport::Channel> channel;
     std::unique_ptr<RemoteDevice> device;
@@ -562,7 +562,7 @@ std::shared_ptr<Device> OverAChannel(Engine& engine) {
   transport::ChannelServer::Options options;
   options.channel.self = {model::DeviceName("csd0"), model::BootId{1}};
   options.channel.token = "secret";
-  auto server = transport::ChannelServer::Listen(link->loop, options, [&engine](const std::shared_ptr<transport::Channel>&) {
+  auto server = transport::ChannelServer::Listen(loop, options, [&engine](const std::shared_ptr<transport::Channel>&) {
     transport::ChannelHandlers handlers;
     handlers.on_frame = [&engine](const std::shared_ptr<transport::Channel>& from, transport::Frame frame) {
       EXPECT_TRUE(ServeDevice(from, frame, engine, true));
@@ -577,8 +577,8 @@ std::shared_ptr<Device> OverAChannel(Engine& engine) {
   std::mutex mutex;
   std::condition_variable changed;
   bool connected = false;
-  link->loop.Post([&] {
-    transport::ConnectChannel(link->loop, link->server->address(), own, {}, [&](Result<std::shared_ptr<transport::Channel>> channel) {
+  loop.Post([&] {
+    transport::ConnectChannel(loop, link->server->address(), own, {}, [&](Result<std::shared_ptr<transport::Channel>> channel) {
       const std::lock_guard lock(mutex);
       EXPECT_TRUE(channel.ok()) << channel.error().message;
       if (channel.ok()) link->channel = *channel;
@@ -590,7 +590,7 @@ std::shared_ptr<Device> OverAChannel(Engine& engine) {
   changed.wait(lock, [&] { return connected; });
   if (!link->channel) return nullptr;
   link->device = std::make_unique<RemoteDevice>([link = link.get()](auto then) {
-    link->loop.Post([link, then = std::move(then)] { then(link->channel); });
+    loop.Post([link, then = std::move(then)] { then(link->channel); });
   });
   return std::shared_ptr<Device>(link, link->device.get());
 }

@@ -24,7 +24,7 @@ class RemoteDevice final : public Device {
 };
 
 // Serves a frame that is a DeviceRequest: true. The peer has proved the cluster's token and speaks for any tenant but the
-// device's owner, unless `owner`. On the loop.
+// device's owner, unless `owner`. On the loop, which has to outlive the device's threads: one of them may be the last to hold the channel.
 bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame, Device& device, bool owner = false);
 
 }  // namespace godwit::device

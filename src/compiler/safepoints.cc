@@ -12,6 +12,7 @@
 
 #include <optional>
 
+#include "compiler/early_returns.h"
 #include "compiler/frame_layout.h"
 #include "compiler/liveness.h"
 #include "compiler/memory_frame.h"
@@ -470,6 +471,7 @@ Result<std::vector<FunctionSafepoints>> InsertSafepoints(AbiIr& abi) {
       instrumenter.Insert(site.at, i, site, spill);
       records.safepoints.push_back(RecordOf(site));
     }
+    SeparateEarlyReturns(function, found.calls);
   }
   return result;
 }

@@ -97,7 +97,16 @@ class Finder {
       if (!IsFollowedByReturn(*call)) sites.calls.push_back(call);
     }
     for (auto [from, to] : EdgesToPoll(function, sites.calls)) sites.polls.push_back(GiveOwnBlock(from, to));
+    if (care_ == LoopCare::kFull) CloseLoops(function);
     return sites;
+  }
+
+  // Gives what is used behind a loop a name there: a memory frame, which writes a value where it is defined, shall not do so
+  // in each iteration for safepoints behind the loop.
+  static void CloseLoops(Function& function) {
+    const llvm::DominatorTree dominators(function);
+    const llvm::LoopInfo loops(dominators);
+    for (llvm::Loop* loop : loops) llvm::formLCSSARecursively(*loop, dominators, &loops, nullptr);
   }
 
   // The analyses of one function, valid while it changes only through them.

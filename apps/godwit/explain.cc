@@ -76,14 +76,50 @@ Result<int> Explain(const std::string& name, const Session& session) {
   return kExitDone;
 }
 
+// Measured by the agent of `from`.
+Result<int> ExplainLink(const std::string& from, const std::string& to, const Session& session) {
+  GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  GODWIT_ASSIGN(const json device, cluster->Get("/v1/devices/" + from));
+  GODWIT_ASSIGN(const auto client, cluster->ClientOf(device.value("url", "")));
+  GODWIT_ASSIGN(const auto answer, client->Call({.method = "POST", .target = "/v1/links/" + to, .timeout = std::chrono::minutes(2)}));
+  if (answer.status >= 400) return ErrorOfAnswer(answer);
+  json link = json::parse(answer.body, nullptr, false);
+  if (!link.is_object()) return Corrupt("the agent's answer is no JSON object");
+  link["from"] = from;
+  link["to"] = to;
+  if (session.json()) {
+    std::printf("%s\n", link.dump().c_str());
+    return kExitDone;
+  }
+  std::vector<std::vector<std::string>> rows{{"TRANSPORT", "LATENCY", "BANDWIDTH", "SECURITY", "WHY"}};
+  for (const json& transport : link["transports"]) {
+    const bool there = transport.value("available", false);
+    rows.push_back({transport.value("name", ""), there ? fmt::format("{:.1f} us", transport.value("latency_us", 0.0)) : "-",
+                    there ? fmt::format("{:.2f} GB/s", transport.value("bytes_per_second", 0.0) / 1e9) : "-", transport.value("security", ""),
+                    there ? transport.value("why", "") : "not there: " + transport.value("why", "")});
+  }
+  std::fputs(FormatTable(rows).c_str(), stdout);
+  rows = {{"BYTES", "RING", "CHANNEL", "CHOSEN", "EXPECTED"}};
+  for (const json& size : link["sizes"]) {
+    rows.push_back({std::to_string(size.value("bytes", 0ull)), Figure(size, "ring_us", " us"), Figure(size, "channel_us", " us"), size.value("chosen", ""),
+                    Figure(size, "expected_us", " us")});
+  }
+  std::printf("\nRequests from %s to %s, in pieces of at most 256 KiB:\n%s", from.c_str(), to.c_str(), FormatTable(rows).c_str());
+  return kExitDone;
+}
+
 }  // namespace
 
 void AddExplainCommand(CLI::App& app, Session& session) {
-  auto name = std::make_shared<std::string>();
-  CLI::App* command = app.add_subcommand("explain", "Why a service is where it is, what each device would cost it, and what refuses");
-  command->add_option("service", *name, "SERVICE or SERVICE/SHARD")->required();
-  command->footer("Examples:\n  godwit explain orders\n  godwit explain orders/2 -o json");
-  command->callback([name, &session] { session.action = [name, &session] { return Explain(*name, session); }; });
+  auto names = std::make_shared<std::vector<std::string>>();
+  CLI::App* command = app.add_subcommand("explain", "Why a service is where it is, what each device would cost it, and what refuses; or how two devices are linked");
+  command->add_option("what", *names, "SERVICE or SERVICE/SHARD; or: link DEVICE DEVICE, how requests of the one reach the other")->required()->expected(1, 3);
+  command->footer("Examples:\n  godwit explain orders\n  godwit explain orders/2 -o json\n  godwit explain link host0 csd0");
+  command->callback([names, &session] {
+    const bool link = names->size() == 3 && names->front() == "link";
+    if (names->size() != 1 && !link) throw CLI::ValidationError("what", "a service, or: link DEVICE DEVICE");
+    session.action = [names, link, &session] { return link ? ExplainLink((*names)[1], (*names)[2], session) : Explain(names->front(), session); };
+  });
 }
 
 }  // namespace godwit::cli

@@ -1,4 +1,6 @@
 // godwitd: the daemon. Wiring only.
+#include <malloc.h>
+
 #include <cstdio>
 
 #include <spdlog/spdlog.h>
@@ -12,6 +14,9 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   spdlog::set_default_logger(spdlog::stderr_color_mt("godwitd"));
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
+  // Messages of 256 KiB come and go all the time: given back to the kernel each time, their pages cost twice what all copying does.
+  mallopt(M_MMAP_THRESHOLD, 8 << 20);
+  mallopt(M_TRIM_THRESHOLD, 16 << 20);
   int exit_code = 0;
   godwit::daemon::AddControllerCommand(app, exit_code);
   godwit::daemon::AddAgentCommand(app, exit_code);

@@ -23,6 +23,8 @@
 #include "agent/outcome.h"
 #include "agent/site.h"
 #include "agent/user_function.h"
+#include "device/remote.h"
+#include "device/ring.h"
 #include "transport/channel_pool.h"
 
 namespace godwit::agent {
@@ -103,6 +105,7 @@ class DeviceAgent final : public Agent {
   Status MayUse(const std::string& service, const model::DatasetName& dataset, bool write);
   void ServeConnection(const std::shared_ptr<Channel>& channel, const Frame& frame);
   void RegisterDataset(const DatasetInfo& info, std::function<void(Status)> done);
+  void MeasureLink(const std::shared_ptr<transport::HttpExchange>& exchange, const std::string& to);
 
   transport::EventLoop& loop_;
   const model::BootId boot_;
@@ -120,6 +123,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<PackageCache> packages_;
   std::shared_ptr<DeviceEnvironment> environment_;
   std::unique_ptr<Offloads> offloads_;
+  std::unique_ptr<device::RingServer> rings_;
   std::unique_ptr<Site> site_;
   std::unique_ptr<MigrationStore> store_;
   std::unique_ptr<MigrationDriver> driver_;
@@ -171,7 +175,16 @@ Status DeviceAgent::Start() {
     return record ? record->package : std::string();
   };
   offloads.made = [this](const DatasetInfo& made) { RegisterDataset(made, nullptr); };
+  // An emulated link leaves no way past it.
+  offloads.rings = options_.shape.bytes_per_second == 0 && options_.shape.latency.count() == 0;
+  offloads.channel_security = options_.plaintext ? "none (plaintext)" : "TLS 1.3";
+  const bool rings = offloads.rings;
   offloads_ = std::make_unique<Offloads>(std::move(offloads), *datasets_);
+  if (rings) {
+    auto listening = device::RingServer::Listen(RingAddress(boot_), offloads_->engine());
+    if (listening.ok()) rings_ = std::move(listening).value();
+    else spdlog::warn("no rings for agents on this machine: {}", listening.error().message);
+  }
   environment_->SetOffloads(offloads_.get());
   site_ = std::make_unique<Site>(Site::Options{options_.name, options_.memory}, environment_, *packages_, *control_);
   GODWIT_ASSIGN(store_, ConnectMigrationStore(options_.controller, options_.token));
@@ -214,6 +227,7 @@ DeviceAgent::~DeviceAgent() {
   }
   data_lane_.reset();
   site_.reset();
+  rings_.reset();
   offloads_.reset();
 }
 
@@ -429,7 +443,25 @@ bool DeviceAgent::HandleHttp(const std::shared_ptr<transport::HttpExchange>& exc
     exchange->Respond(200, {{"Content-Type", "application/json"}}, offloads_->Describe());
     return true;
   }
+  constexpr std::string_view kLinks = "/v1/links/";
+  if (path.starts_with(kLinks)) {
+    if (MustBear(exchange, options_.token)) MeasureLink(exchange, std::string(path.substr(kLinks.size())));
+    return true;
+  }
   return data_http_->Handle(exchange);
+}
+
+void DeviceAgent::MeasureLink(const std::shared_ptr<transport::HttpExchange>& exchange, const std::string& to) {
+  if (exchange->request().method != "POST") return exchange->RespondProblem(405, "links are measured by POST");
+  if (to == options_.name.value) return exchange->RespondProblem(400, "that is this device: there is no link");
+  const auto record = environment_->FindDevice(model::DeviceName(to));
+  if (!record) return exchange->RespondProblem(404, "no device '" + to + "' is known here (yet)");
+  offloads_->links().Measure(record->channel, record->boot_id, [this, exchange](Result<std::string> measured) {
+    loop_.Post([exchange, measured = std::move(measured)] {
+      if (!measured.ok()) return Refuse(exchange, measured.error());
+      exchange->Respond(200, {{"Content-Type", "application/json"}}, *measured);
+    });
+  });
 }
 
 std::string DeviceAgent::MetricsText() const {

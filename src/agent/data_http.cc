@@ -35,8 +35,6 @@ int StatusOf(const Error& error) {
   }
 }
 
-void Refuse(const Exchange& exchange, const Error& error) { exchange->RespondProblem(StatusOf(error), error.message); }
-
 bool SameText(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
 }
@@ -168,16 +166,20 @@ void DataHttp::Run(const Exchange& exchange, const model::DatasetName& name) {
   });
 }
 
+void Refuse(const Exchange& exchange, const Error& error) { exchange->RespondProblem(StatusOf(error), error.message); }
+
+bool MustBear(const Exchange& exchange, const std::string& token) {
+  if (token.empty()) return true;
+  const std::string* authorization = exchange->request().header("Authorization");
+  if (authorization != nullptr && SameText(*authorization, "Bearer " + token)) return true;
+  exchange->RespondProblem(401, "say who you are: Authorization: Bearer TOKEN");
+  return false;
+}
+
 bool DataHttp::Handle(const Exchange& exchange) {
   const transport::HttpRequest& request = exchange->request();
   if (!request.path().starts_with(kPrefix)) return false;
-  if (!token_.empty()) {
-    const std::string* authorization = request.header("Authorization");
-    if (authorization == nullptr || !SameText(*authorization, "Bearer " + token_)) {
-      exchange->RespondProblem(401, "say who you are: Authorization: Bearer TOKEN");
-      return true;
-    }
-  }
+  if (!MustBear(exchange, token_)) return true;
   const auto text = transport::PercentDecode(request.path().substr(kPrefix.size()));
   const Status valid = text.ok() ? model::CheckDatasetName(*text) : Status(text.error());
   if (!valid.ok()) {

@@ -13,6 +13,11 @@
 
 namespace godwit::agent {
 
+// False, and answered with 401: there is a token, and the request does not bear it.
+bool MustBear(const std::shared_ptr<transport::HttpExchange>& exchange, const std::string& token);
+// Answers with the problem that the error is.
+void Refuse(const std::shared_ptr<transport::HttpExchange>& exchange, const Error& error);
+
 class DataHttp {
  public:
   // How the cluster learns of a dataset; `done` on any thread.

@@ -220,7 +220,7 @@ std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const mo
       return nullptr;
     }
     holder = {{device->second.name.value, std::string(model::ToString(device->second.device_class)), device->second.isa},
-              device->second.channel, record->second.bytes.value, record->second.digest};
+              device->second.channel, device->second.boot_id, record->second.bytes.value, record->second.digest};
   }
   // What comes over the link is counted.
   const bool elsewhere = holder.has_value();

@@ -66,6 +66,11 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
     const std::lock_guard lock(mutex_);
     devices_[record.name] = record;
   }
+  std::optional<model::DeviceRecord> FindDevice(const model::DeviceName& name) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = devices_.find(name);
+    return found != devices_.end() ? std::optional(found->second) : std::nullopt;
+  }
   // On the loop; nulls end all use.
   void SetLinks(transport::ChannelPool* pool, Outbound* outbound) {
     pool_ = pool;

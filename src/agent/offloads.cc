@@ -229,7 +229,8 @@ std::shared_ptr<device::Device> Unowned(device::Device* device) { return std::sh
 
 }  // namespace
 
-Offloads::Offloads(Options options, Datasets& datasets) : options_(std::move(options)), shared_(std::make_shared<Shared>()) {
+Offloads::Offloads(Options options, Datasets& datasets)
+    : options_(std::move(options)), shared_(std::make_shared<Shared>()), links_(options_.rings, options_.channel_security, options_.connect) {
   fetched_ = std::make_shared<FetchedStorage>(options_, shared_);
   engine_ = std::make_unique<device::Engine>(device::Engine::Options{options_.profile, std::make_shared<LocalStorage>(options_, datasets),
                                                                      options_.programs, device::BuiltInFunctions(), options_.foreground});
@@ -237,15 +238,6 @@ Offloads::Offloads(Options options, Datasets& datasets) : options_(std::move(opt
 }
 
 Offloads::~Offloads() { shared_->ending = true; }
-
-std::shared_ptr<device::Device> Offloads::RemoteAt(const std::string& address) {
-  const std::lock_guard lock(mutex_);
-  auto& remote = remotes_[address];
-  if (!remote) {
-    remote = std::make_shared<device::RemoteDevice>([this, address](auto then) { options_.connect(address, std::move(then)); });
-  }
-  return remote;
-}
 
 void Offloads::Submit(const std::shared_ptr<device::Device>& device, const std::string& device_key, const std::string& export_name,
                       device::Request request, device::Device::Done done) {
@@ -342,7 +334,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
     shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us());
   };
   if (near) {
-    auto device = RemoteAt(holder->address);
+    auto device = links_.To(holder->address, holder->boot);
     Submit(device, holder->address, export_name, request, [this, asker, dataset, holder = *holder, export_name, request, count, learn, done = std::move(done)](device::Completion completion) mutable {
       count(holder.device.device_class, completion);
       learn(completion, 0);
@@ -395,7 +387,7 @@ std::string Offloads::MetricsText() const {
   for (const auto& [key, count] : shared_->counts) {
     text += fmt::format("godwit_offloads_total{{target_class=\"{}\",result=\"{}\"}} {}\n", key.first, key.second, count);
   }
-  return text;
+  return text + links_.MetricsText();
 }
 
 }  // namespace godwit::agent

@@ -12,9 +12,9 @@
 
 #include "agent/datasets.h"
 #include "agent/environment.h"
+#include "agent/links.h"
 #include "device/engine.h"
 #include "device/profile.h"
-#include "device/remote.h"
 #include "placement/offload.h"
 
 namespace godwit::agent {
@@ -33,8 +33,9 @@ class Offloads {
     std::function<Status(const std::string& service, const model::DatasetName& dataset, bool write)> may;
     // Ranged reads of a dataset that is elsewhere, as Environment::DataRead has them.
     std::function<void(const Asker&, const model::DatasetName&, std::uint64_t offset, std::uint32_t length, std::function<void(Result<Bytes>)>)> read;
-    // A channel to the agent at that address.
-    std::function<void(const std::string& address, std::function<void(Result<std::shared_ptr<transport::Channel>>)>)> connect;
+    Links::Connect connect;         // A channel to the agent at that address.
+    bool rings = true;              // As Links has it.
+    std::string channel_security;
     // Services' own functions.
     std::shared_ptr<device::Programs> programs;
     // The digest of a service's package; empty: not known.
@@ -53,12 +54,16 @@ class Offloads {
   struct Holder {
     DeviceInfo device;
     std::string address;
+    model::BootId boot;
     std::uint64_t bytes = 0;  // Of the dataset.
     std::string digest;
   };
   // As Environment::Offload. nullopt: the dataset is here.
   std::shared_ptr<Pending> Run(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder,
                                const std::string& export_name, device::Request request, std::function<void(Result<device::Completion>)> done);
+
+  // To the devices whose datasets functions run over.
+  Links& links() { return links_; }
 
   // Functions that run over the datasets here now.
   std::size_t running() const { return engine_->running(); }
@@ -78,18 +83,17 @@ class Offloads {
   // Submits `request`, whose function is `export_name`'s if that is not empty: it is loaded first where it is not there (any more).
   void Submit(const std::shared_ptr<device::Device>& device, const std::string& device_key, const std::string& export_name,
               device::Request request, device::Device::Done done);
-  std::shared_ptr<device::Device> RemoteAt(const std::string& address);
 
   const Options options_;
   const std::shared_ptr<Shared> shared_;
   std::atomic<std::uint64_t> next_{1};
   std::shared_ptr<FetchedStorage> fetched_;
   std::mutex mutex_;
-  std::map<std::string, std::shared_ptr<device::Device>> remotes_;  // By address.
   std::map<std::string, std::uint32_t> loaded_;  // Numbers of services' functions, by device, package and export.
   // Last: their completions use the rest.
   std::unique_ptr<device::Engine> engine_;  // Over the datasets here.
   std::unique_ptr<device::Engine> home_;    // Over fetched data.
+  Links links_;
 };
 
 }  // namespace godwit::agent

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "device/remote.h"
 #include "device/conformance.h"
 #include "transport/transport_fixture.h"
 
@@ -49,7 +50,7 @@ class OffloadsTest : public ::testing::Test {
     });
     channel_ = connected.Wait().value();
     home_ = Make("home", 1);
-    holder_ = Offloads::Holder{{"near", "csd", "x86_64"}, server_->address(), text_.size(), "digest"};
+    holder_ = Offloads::Holder{{"near", "csd", "x86_64"}, server_->address(), model::BootId{1}, text_.size(), "digest"};
   }
   ~OffloadsTest() override {
     loop_.Run([this] { channel_->Drop(); });

@@ -206,11 +206,22 @@ Result<std::array<Descriptor, 3>> ReceiveDescriptors(int socket) {
   return std::array{Descriptor(fds[0]), Descriptor(fds[1]), Descriptor(fds[2])};
 }
 
+bool IsAbstract(const std::filesystem::path& path) { return path.native().starts_with('@'); }
+
+// The user of the process at the other end.
+Result<uid_t> PeerOf(int socket) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return ErrnoError("asking for the peer's user");
+  return peer.uid;
+}
+
 Result<sockaddr_un> Address(const std::filesystem::path& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.native().size() >= sizeof address.sun_path) return InvalidArgument("the socket's path is too long: " + path.string());
   std::memcpy(address.sun_path, path.c_str(), path.native().size());
+  if (IsAbstract(path)) address.sun_path[0] = '\0';
   return address;
 }
 
@@ -219,9 +230,7 @@ Result<sockaddr_un> Address(const std::filesystem::path& path) {
 class Served {
  public:
   static Result<std::unique_ptr<Served>> Create(Descriptor socket, Device& device) {
-    ucred peer{};
-    socklen_t size = sizeof peer;
-    if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return ErrnoError("asking for the peer's user");
+    GODWIT_ASSIGN(const uid_t peer, PeerOf(socket.get()));
     Descriptor memory(memfd_create("godwit-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (memory.get() < 0 || ftruncate(memory.get(), sizeof(Shared)) != 0) return ErrnoError("making a ring");
     // A client that could shorten it would end this process.
@@ -232,7 +241,7 @@ class Served {
     if (!mapping.ok()) return ErrnoError("mapping a ring");
     mapping.shared().magic = kMagic;
     GODWIT_TRY(SendDescriptors(socket.get(), {memory.get(), own.get(), theirs.get()}));
-    const std::string tenant = peer.uid == getuid() ? "" : fmt::format("uid:{}", peer.uid);
+    const std::string tenant = peer == getuid() ? "" : fmt::format("uid:{}", peer);
     return std::unique_ptr<Served>(new Served(std::move(socket), std::move(own), std::move(theirs), std::move(mapping), device, tenant));
   }
   ~Served() {
@@ -332,7 +341,7 @@ class RingServerImpl final : public RingServer {
     thread_.join();
     served_.clear();
     std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
+    if (!IsAbstract(path_)) std::filesystem::remove(path_, ignored);
   }
 
  private:
@@ -544,7 +553,7 @@ Result<std::unique_ptr<RingServer>> RingServer::Listen(const std::filesystem::pa
   GODWIT_ASSIGN(const sockaddr_un address, Address(path));
   Descriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (socket.get() < 0) return ErrnoError("making a socket");
-  unlink(path.c_str());
+  if (!IsAbstract(path)) unlink(path.c_str());
   if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 || listen(socket.get(), 16) != 0) {
     return ErrnoError("listening at " + path.string());
   }
@@ -558,6 +567,8 @@ Result<std::unique_ptr<Device>> ConnectRing(const std::filesystem::path& path) {
   if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return Unavailable("no device listens at " + path.string() + ": " + std::strerror(errno));
   }
+  GODWIT_ASSIGN(const uid_t peer, PeerOf(socket.get()));
+  if (peer != getuid()) return PermissionDenied(fmt::format("who listens at {} is another user ({})", path.string(), peer));
   GODWIT_ASSIGN(auto fds, ReceiveDescriptors(socket.get()));
   Mapping mapping(fds[0].get());
   if (!mapping.ok()) return ErrnoError("mapping a ring");

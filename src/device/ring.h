@@ -17,7 +17,8 @@ inline constexpr std::size_t kRingBytes = 1 << 20;              // Of one direct
 inline constexpr std::size_t kRingConnectionsMax = 64;
 inline constexpr std::size_t kCompletionsWaitingMax = 64 << 20; // Bytes for a client that does not take them: then it is dropped.
 
-// Serves `device`, which outlives it, at a Unix socket; a socket that is there already is replaced.
+// Serves `device`, which outlives it, at a Unix socket; a socket that is there already is replaced. A path that begins with '@' is an
+// abstract address: of this network namespace, and no file.
 class RingServer {
  public:
   // Processes of this process's user speak for any tenant; those of another user are the tenant "uid:N".
@@ -25,7 +26,7 @@ class RingServer {
   virtual ~RingServer() = default;  // Ends all connections.
 };
 
-// kUnavailable: nobody listens there. Its Call waits by itself for the completion, so that two processes that are awake
+// kUnavailable: nobody listens there. kPermissionDenied: somebody of another user does. Its Call waits by itself for the completion, so that two processes that are awake
 // answer each other within microseconds.
 Result<std::unique_ptr<Device>> ConnectRing(const std::filesystem::path& socket);
 

@@ -1,0 +1,69 @@
+// Links: how this agent's requests reach other devices. Shared-memory rings where the other agent is on this machine and of this user
+// (device/ring.h), a channel (TLS, transport/channel.h) everywhere; of two that are there, the one that takes less time for a request
+// of that size, by what was measured when the ring was made.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "device/device.h"
+#include "model/ids.h"
+#include "transport/channel.h"
+
+namespace godwit::agent {
+
+// A transport's cost: the time of a request and its completion, one of which carries `bytes`.
+struct LinkCost {
+  double latency_us = 0, bytes_per_us = 0;
+  double us(std::uint64_t bytes) const { return latency_us + (bytes_per_us > 0 ? static_cast<double>(bytes) / bytes_per_us : 0); }
+};
+
+// The abstract Unix address of the rings of the agent with that boot: reachable from its network namespace alone.
+std::string RingAddress(model::BootId boot);
+
+// Self-synchronised.
+class Links {
+ public:
+  using Connect = std::function<void(const std::string& address, std::function<void(Result<std::shared_ptr<transport::Channel>>)>)>;
+  // `rings`: whether to look for rings; false where links are shaped, which rings would go past.
+  Links(bool rings, std::string channel_security, Connect connect);
+  ~Links();  // Ends what is under way over rings.
+
+  // The device whose agent listens at `address`. Never waits: until a ring is found, requests go over the channel.
+  std::shared_ptr<device::Device> To(const std::string& address, model::BootId boot);
+
+  // Measures now: JSON with a round trip of each size (64 B to 16 MiB, in requests of at most kDataBytesMax) by each transport, the choice
+  // for it, and why a transport is not there. On a thread of its own; kUnavailable where the device does not answer.
+  void Measure(const std::string& address, model::BootId boot, std::function<void(Result<std::string>)> done);
+
+  // OpenMetrics text.
+  std::string MetricsText() const;
+
+ private:
+  struct Peer;
+  class LinkedDevice;
+  std::shared_ptr<Peer> PeerAt(const std::string& address, model::BootId boot);
+  void FindRing(Peer& peer);
+  void ForgetOthers(const Peer& now);
+  void Main();
+
+  const bool rings_;
+  const std::string channel_security_;
+  const Connect connect_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ending_ = false;
+  std::deque<std::function<void()>> work_;
+  std::map<std::string, std::shared_ptr<Peer>> peers_;  // By address and boot.
+  std::thread thread_;
+};
+
+}  // namespace godwit::agent

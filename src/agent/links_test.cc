@@ -1,0 +1,135 @@
+#include "agent/links.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "device/conformance.h"
+#include "device/remote.h"
+#include "device/ring.h"
+#include "transport/transport_fixture.h"
+
+namespace godwit::agent {
+namespace {
+
+using transport::Awaited;
+using transport::Channel;
+
+// A device behind a channel and, if a test starts it, a ring.
+class LinksTest : public ::testing::Test {
+ protected:
+  LinksTest() {
+    device::Engine::Options options;
+    options.profile = {.name = "there", .device_class = "csd"};
+    options.built_in = device::BuiltInFunctions();
+    engine_ = std::make_unique<device::Engine>(std::move(options));
+    transport::ChannelServer::Options server;
+    server.channel.self = {model::DeviceName("there"), boot_};
+    server_ = transport::ChannelServer::Listen(loop_, server, [this](const std::shared_ptr<Channel>&) {
+                transport::ChannelHandlers handlers;
+                handlers.on_frame = [this](const std::shared_ptr<Channel>& from, transport::Frame frame) {
+                  EXPECT_TRUE(device::ServeDevice(from, frame, *engine_));
+                };
+                return handlers;
+              }).value();
+    transport::ChannelOptions own;
+    own.self = {model::DeviceName("here"), model::BootId{2}};
+    Awaited<std::shared_ptr<Channel>> connected;
+    loop_.Post([&] {
+      transport::ConnectChannel(loop_, server_->address(), own, {}, [&](Result<std::shared_ptr<Channel>> channel) { connected.Set(channel.value()); });
+    });
+    channel_ = connected.Wait().value();
+  }
+  ~LinksTest() override {
+    links_.reset();
+    loop_.Run([this] { channel_->Drop(); });
+    ring_.reset();
+    server_.reset();
+    engine_.reset();
+  }
+  void StartRing() { ring_ = device::RingServer::Listen(RingAddress(boot_), *engine_).value(); }
+  void Make(bool rings = true) {
+    links_ = std::make_unique<Links>(rings, "none", [this](const std::string&, auto then) {
+      loop_.Post([this, then = std::move(then)] { then(channel_); });
+    });
+  }
+  nlohmann::json Measure() {
+    Awaited<std::string> measured;
+    links_->Measure(server_->address(), boot_, [&](Result<std::string> told) { measured.Set(told.ok() ? *told : told.error().message); });
+    return nlohmann::json::parse(measured.Wait().value(), nullptr, false);
+  }
+  Status Ask() {
+    device::Request request;
+    request.opcode = device::Opcode::kHealth;
+    request.tenant = "t";
+    return links_->To(server_->address(), boot_)->Call(request, std::chrono::minutes(4)).status;
+  }
+  std::uint64_t Counted(const std::string& transport) {
+    const std::string text = links_->MetricsText(), begin = "transport=\"" + transport + "\"} ";
+    return std::stoull(text.substr(text.find(begin) + begin.size()));
+  }
+
+  const model::BootId boot_ = model::BootId::Random();
+  transport::EventLoop loop_{"links-test"};
+  std::unique_ptr<device::Engine> engine_;
+  std::unique_ptr<transport::ChannelServer> server_;
+  std::shared_ptr<Channel> channel_;
+  std::unique_ptr<device::RingServer> ring_;
+  std::unique_ptr<Links> links_;
+};
+
+TEST_F(LinksTest, WithoutARingAllGoesOverTheChannelAndTheReasonIsSaid) {
+  Make();
+  EXPECT_TRUE(Ask().ok());
+  const nlohmann::json link = Measure();
+  ASSERT_EQ(link["transports"].size(), 2u) << link;
+  EXPECT_FALSE(link["transports"][0]["available"]);
+  EXPECT_NE(link["transports"][0]["why"].get<std::string>().find("no device listens"), std::string::npos) << link;
+  EXPECT_TRUE(link["transports"][1]["available"]);
+  for (const auto& size : link["sizes"]) {
+    EXPECT_EQ(size["chosen"], "channel");
+    EXPECT_GT(size["channel_us"], 0);
+    EXPECT_FALSE(size.contains("ring_us"));
+  }
+  EXPECT_EQ(Counted("channel"), 1u) << "what measuring takes is not counted";
+  EXPECT_EQ(Counted("ring"), 0u);
+}
+
+TEST_F(LinksTest, WhereARingIsFoundEachSizeGoesTheFasterWay) {
+  StartRing();
+  Make();
+  const nlohmann::json link = Measure();
+  ASSERT_TRUE(link["transports"][0]["available"]) << link;
+  ASSERT_EQ(link["sizes"].size(), 9u) << link;
+  EXPECT_EQ(link["sizes"][8]["bytes"], 16 << 20);
+  for (const auto& size : link["sizes"]) EXPECT_GT(size["ring_us"], 0);
+  const auto cost = [&](int transport) { return LinkCost{link["transports"][transport]["latency_us"], link["transports"][transport]["bytes_per_second"].get<double>() / 1e6}; };
+  const bool small_by_ring = cost(0).us(64) <= cost(1).us(64);
+  EXPECT_EQ(link["sizes"][0]["chosen"], small_by_ring ? "ring" : "channel");
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Ask().ok());
+  EXPECT_EQ(Counted(cost(0).us(0) <= cost(1).us(0) ? "ring" : "channel"), 10u);
+}
+
+TEST_F(LinksTest, AfterARingIsLostRequestsGoOverTheChannel) {
+  StartRing();
+  Make();
+  ASSERT_TRUE(Measure()["transports"][0]["available"]);
+  ring_.reset();
+  static_cast<void>(Ask().ok());  // It may have been under way.
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_GE(Counted("channel"), 1u);
+  EXPECT_FALSE(Measure()["transports"][0]["available"]);
+  StartRing();
+  EXPECT_TRUE(Measure()["transports"][0]["available"]) << "it came back";
+}
+
+TEST_F(LinksTest, ShapedLinksHaveNoRings) {
+  StartRing();
+  Make(false);
+  const nlohmann::json link = Measure();
+  EXPECT_FALSE(link["transports"][0]["available"]);
+  EXPECT_NE(link["transports"][0]["why"].get<std::string>().find("shaped"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace godwit::agent

@@ -1,6 +1,8 @@
 // report: runs a function over a dataset, wherever that lies, and passes its output on.
 //
 //   POST /report?run=scan        the body is the function's arguments
+//   POST /report?...&of=NAME     over that dataset, not over "table"
+//   POST /report?...&keep=NAME   keeps the output there as the dataset NAME
 //   POST /report?map=1           longest_lines over all parts of the dataset at once, put together
 //   POST /report?run=longest_lines  a function of its own: the longest line of each initial character, and how many there were
 #include <godwit.h>
@@ -85,16 +87,23 @@ static void report_on_parts(godwit_request* request) {
 }
 
 void godwit_handle(godwit_request* request) {
-  char function[64], piece[8192];
+  char function[64], dataset[64], kept[64], piece[8192];
   if (godwit_query_value(request, "map", function, sizeof function) >= 0) return report_on_parts(request);
   if (godwit_query_value(request, "run", function, sizeof function) < 0) strcpy(function, "scan");
+  if (godwit_query_value(request, "of", dataset, sizeof dataset) < 0) strcpy(dataset, "table");
   int length = godwit_read_all(request, arguments, sizeof arguments - 1);
   if (length < 0) {
     godwit_reply(request, 413, "text/plain", "arguments of at most 16 KiB\n", 28);
     return;
   }
   arguments[length] = 0;
-  godwit_stream stream = godwit_offload(request, "table", function, arguments, 0, 0);
+  if (godwit_query_value(request, "keep", kept, sizeof kept) >= 0) {
+    const int bytes = godwit_keep(request, dataset, function, arguments, kept);
+    godwit_status(request, bytes < 0 ? 502 : 200);
+    godwit_printf(request, bytes < 0 ? "%s: error %d\n" : "%s kept %d bytes\n", function, bytes < 0 ? -bytes : bytes);
+    return;
+  }
+  godwit_stream stream = godwit_offload(request, dataset, function, arguments, 0, 0);
   int got = stream < 0 ? stream : godwit_stream_read(request, stream, piece, sizeof piece);
   if (got < 0) {
     godwit_status(request, 502);

@@ -32,6 +32,8 @@ IMPORT(offload) int32_t host_offload(handle, const char*, uint32_t, const char*,
 IMPORT(offload_read) int32_t host_offload_read(handle, int32_t, void*, uint32_t);
 IMPORT(offload_wait) int32_t host_offload_wait(handle, const int32_t*, uint32_t);
 IMPORT(offload_close) int32_t host_offload_close(handle, int32_t);
+IMPORT(offload_keep)
+int32_t host_offload_keep(handle, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t, const char*, uint32_t);
 IMPORT(emit) int32_t host_emit(const void*, uint32_t);
 IMPORT(function_arguments) int32_t host_function_arguments(char*, uint32_t);
 IMPORT(connect) int32_t host_connect(handle, const char*, uint32_t);
@@ -259,6 +261,9 @@ int godwit_stream_read(godwit_request* request, godwit_stream stream, void* to, 
 }
 int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, size_t count) {
   return host_offload_wait(of(request), streams, count);
+}
+int godwit_keep(godwit_request* request, const char* dataset, const char* function, const char* arguments, const char* result) {
+  return host_offload_keep(of(request), dataset, strlen(dataset), function, strlen(function), arguments, strlen(arguments), result, strlen(result));
 }
 void godwit_stream_close(godwit_request* request, godwit_stream stream) { host_offload_close(of(request), stream); }
 

@@ -109,6 +109,11 @@ void godwit_stream_close(godwit_request* request, godwit_stream stream);
 // Waits until a read of one of these (16 at most) would not wait, and gives its position; all of them run on meanwhile.
 int godwit_stream_wait(godwit_request* request, const godwit_stream* streams, size_t count);
 
+// Runs `function` over all of the dataset, where it lies, and keeps its whole output (8 MiB at most) there as the new dataset `result`, which the manifest's [data]
+// grants as "read-write"; other services that may read it find it near their functions. Datasets do not change: where there is another one of that
+// name, GODWIT_FAILED_PRECONDITION. The number of bytes kept.
+int godwit_keep(godwit_request* request, const char* dataset, const char* function, const char* arguments, const char* result);
+
 // Runs `function` over all parts of a dataset at once (`godwit data put --parts`; a dataset without parts is one), each near its data. `combine` gets their output: runs
 // of whole lines (a line of more than 8 KiB in pieces), those of one part in order, parts in any. What it returns other than 0 ends it all. A part
 // whose device cannot be reached is tried again, from where its output was, four times within some seconds.

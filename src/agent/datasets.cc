@@ -54,8 +54,8 @@ class FileDataset final : public Dataset {
 
 class FileDatasetWriter final : public DatasetWriter {
  public:
-  FileDatasetWriter(Datasets& datasets, model::DatasetName name, fs::path path, int fd)
-      : datasets_(datasets), name_(std::move(name)), path_(std::move(path)), fd_(fd), hash_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+  FileDatasetWriter(Datasets& datasets, model::DatasetName name, std::string owner, fs::path path, int fd)
+      : datasets_(datasets), name_(std::move(name)), owner_(std::move(owner)), path_(std::move(path)), fd_(fd), hash_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
     GODWIT_CHECK(hash_ && EVP_DigestInit_ex(hash_.get(), EVP_sha256(), nullptr) == 1, "SHA-256 is not available");
   }
   ~FileDatasetWriter() override {
@@ -80,11 +80,11 @@ class FileDatasetWriter final : public DatasetWriter {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned length = 0;
     EVP_DigestFinal_ex(hash_.get(), digest, &length);
-    DatasetInfo info{name_, bytes_, "sha256:"};
+    DatasetInfo info{name_, bytes_, "sha256:", owner_};
     for (unsigned i = 0; i < length; ++i) info.digest += fmt::format("{:02x}", digest[i]);
     close(std::exchange(fd_, -1));
     const fs::path info_path = datasets_.folder_ / "info" / name_.value, info_new = info_path.string() + "~";
-    std::ofstream(info_new) << info.digest << '\n';
+    std::ofstream(info_new) << info.digest << ' ' << info.owner << '\n';
     const std::lock_guard lock(datasets_.mutex_);
     std::error_code error;
     fs::rename(path_, datasets_.folder_ / "data" / name_.value, error);
@@ -103,6 +103,7 @@ class FileDatasetWriter final : public DatasetWriter {
  private:
   Datasets& datasets_;
   const model::DatasetName name_;
+  const std::string owner_;
   const fs::path path_;
   int fd_;
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> hash_;
@@ -127,8 +128,8 @@ Status Datasets::LoadInfos() {
   for (const fs::directory_entry& entry : fs::directory_iterator(folder_ / "data", error)) {
     const model::DatasetName name(entry.path().filename().string());
     if (!model::CheckDatasetName(name.value).ok() || !entry.is_regular_file(error)) continue;
-    DatasetInfo info{name, entry.file_size(error), ""};
-    std::ifstream(folder_ / "info" / name.value) >> info.digest;
+    DatasetInfo info{name, entry.file_size(error), "", ""};
+    std::ifstream(folder_ / "info" / name.value) >> info.digest >> info.owner;
     infos_[name] = std::move(info);
   }
   return {};
@@ -162,12 +163,12 @@ Result<std::shared_ptr<const Dataset>> Datasets::Open(const model::DatasetName& 
   return std::shared_ptr<const Dataset>(dataset);
 }
 
-Result<std::unique_ptr<DatasetWriter>> Datasets::Write(const model::DatasetName& name) {
+Result<std::unique_ptr<DatasetWriter>> Datasets::Write(const model::DatasetName& name, const std::string& owner) {
   GODWIT_TRY(model::CheckDatasetName(name.value));
   std::string path = (folder_ / "new" / (name.value + ".XXXXXX")).string();
   const int fd = mkostemp(path.data(), O_CLOEXEC);
   if (fd < 0) return ErrnoError(path);
-  return std::unique_ptr<DatasetWriter>(std::make_unique<FileDatasetWriter>(*this, name, path, fd));
+  return std::unique_ptr<DatasetWriter>(std::make_unique<FileDatasetWriter>(*this, name, owner, path, fd));
 }
 
 Status Datasets::Remove(const model::DatasetName& name) {

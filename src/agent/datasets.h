@@ -30,6 +30,7 @@ struct DatasetInfo {
   model::DatasetName name;
   std::uint64_t bytes = 0;
   std::string digest;  // "sha256:<hex>"
+  std::string owner;   // The service whose result it is; empty: somebody put it.
 };
 
 // One dataset being written; what was there stays until Commit. Dropping it without Commit leaves nothing.
@@ -47,7 +48,7 @@ class Datasets {
   static Result<std::unique_ptr<Datasets>> Create(const std::filesystem::path& folder, bool mapped);
   // kNotFound.
   Result<std::shared_ptr<const Dataset>> Open(const model::DatasetName& name);
-  Result<std::unique_ptr<DatasetWriter>> Write(const model::DatasetName& name);
+  Result<std::unique_ptr<DatasetWriter>> Write(const model::DatasetName& name, const std::string& owner = {});
   Status Remove(const model::DatasetName& name);
   // A folder of this service's own with those of `names` that are here, now and later, each as a file (a hard link).
   Result<std::filesystem::path> FolderOf(const model::ServiceName& service, const std::set<model::DatasetName>& names);

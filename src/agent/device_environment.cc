@@ -208,23 +208,34 @@ void DeviceEnvironment::ConnectionClose(const Asker& asker, const ConnectionName
   });
 }
 
+Result<std::optional<Offloads::Holder>> DeviceEnvironment::HolderOf(const model::DatasetName& dataset) {
+  if (datasets_.Open(dataset).ok()) return std::optional<Offloads::Holder>();
+  const std::lock_guard lock(mutex_);
+  const auto record = records_.find(dataset);
+  const auto device = record != records_.end() ? devices_.find(record->second.device) : devices_.end();
+  if (device == devices_.end()) return NotFound("no dataset '" + dataset.value + "' in this cluster, or its device is not known (yet)");
+  return std::optional(Offloads::Holder{{device->second.name.value, std::string(model::ToString(device->second.device_class)), device->second.isa},
+                                        device->second.channel, device->second.boot_id, record->second.bytes.value, record->second.digest});
+}
+
+std::shared_ptr<Pending> DeviceEnvironment::Keep(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
+                                                 const model::DatasetName& result, std::function<void(Result<std::uint64_t>)> done) {
+  const auto holder = HolderOf(dataset);
+  if (holder.ok()) return offloads_->Keep(asker, dataset, *holder, export_name, std::move(request), result, std::move(done));
+  done(holder.error());
+  return nullptr;
+}
+
 std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
                                                     std::function<void(Result<device::Completion>)> done) {
-  std::optional<Offloads::Holder> holder;
-  if (!datasets_.Open(dataset).ok()) {
-    const std::lock_guard lock(mutex_);
-    const auto record = records_.find(dataset);
-    const auto device = record != records_.end() ? devices_.find(record->second.device) : devices_.end();
-    if (device == devices_.end()) {
-      done(NotFound("no dataset '" + dataset.value + "' in this cluster, or its device is not known (yet)"));
-      return nullptr;
-    }
-    holder = {{device->second.name.value, std::string(model::ToString(device->second.device_class)), device->second.isa},
-              device->second.channel, device->second.boot_id, record->second.bytes.value, record->second.digest};
+  const auto holder = HolderOf(dataset);
+  if (!holder.ok()) {
+    done(holder.error());
+    return nullptr;
   }
   // What comes over the link is counted.
-  const bool elsewhere = holder.has_value();
-  return offloads_->Run(asker, dataset, holder, export_name, std::move(request), [self = shared_from_this(), elsewhere, done = std::move(done)](Result<device::Completion> completion) {
+  const bool elsewhere = holder->has_value();
+  return offloads_->Run(asker, dataset, *holder, export_name, std::move(request), [self = shared_from_this(), elsewhere, done = std::move(done)](Result<device::Completion> completion) {
     if (elsewhere && completion.ok()) self->remote_bytes_ += completion->data.size() + completion->state.size();
     done(std::move(completion));
   });

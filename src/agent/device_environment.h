@@ -50,6 +50,8 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   void ConnectionWrite(const Asker& asker, const ConnectionName& connection, std::uint64_t offset, Bytes bytes,
                        std::function<void(Result<std::uint64_t>)> done) override;
   void ConnectionClose(const Asker& asker, const ConnectionName& connection) override;
+  std::shared_ptr<Pending> Keep(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
+                                const model::DatasetName& result, std::function<void(Result<std::uint64_t>)> done) override;
   std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
                                    std::function<void(Result<device::Completion>)> done) override;
 
@@ -87,6 +89,8 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   Result<std::string> ChannelOf(const model::DatasetName& dataset) const;
   void Ask(const model::DatasetName& dataset, std::function<void(Result<std::shared_ptr<transport::Channel>>)> then);
   Result<std::string> ChannelOfDevice(const model::DeviceName& device) const;  // mutex_ is held.
+  // Where it lies, if that is not here. kNotFound.
+  Result<std::optional<Offloads::Holder>> HolderOf(const model::DatasetName& dataset);
   // With the connection's holder: this device's connections, or a channel to the one that has it. On the loop.
   void WithHolder(const ConnectionName& connection, std::function<void(Outbound&)> here,
                   std::function<void(Result<std::shared_ptr<transport::Channel>>)> there);

@@ -96,6 +96,11 @@ class Environment {
   virtual std::shared_ptr<Pending> Offload(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name,
                                            device::Request request, std::function<void(Result<device::Completion>)> done) = 0;
 
+  // As Offload, but the whole output is kept near the data as the dataset `result` (kept_result.h), which the service must be allowed to
+  // write; `done` gets its bytes.
+  virtual std::shared_ptr<Pending> Keep(const Asker& asker, const model::DatasetName& dataset, const std::string& export_name, device::Request request,
+                                        const model::DatasetName& result, std::function<void(Result<std::uint64_t>)> done) = 0;
+
   // --- Connections out of the cluster; the caller has checked that the service may reach `address` ("host:port").
   // Cancelling closes what is made. kUnavailable, kDeadlineExceeded, kResourceExhausted: the instance has too many.
   virtual std::shared_ptr<Pending> Connect(const Asker& asker, const std::string& address, std::chrono::milliseconds timeout,

@@ -14,14 +14,8 @@ std::uint32_t NumberOf(std::string_view function) {
   return 0;
 }
 
-// Nothing runs before the first read.
-std::int32_t Offload(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t dataset, std::uint32_t dataset_bytes,
-                     std::uint32_t function, std::uint32_t function_bytes, std::uint32_t arguments, std::uint32_t arguments_bytes,
-                     std::uint64_t offset, std::uint64_t bytes) {
-  Caller caller(context);
-  const std::string_view dataset_text = caller.Text(dataset, dataset_bytes), function_text = caller.Text(function, function_bytes),
-                         arguments_text = caller.Text(arguments, arguments_bytes);
-  OffloadStream stream;
+// What is to run over which dataset. 0, or a negative error.
+std::int32_t ReadWork(Caller& caller, std::string_view dataset_text, std::string_view function_text, std::string_view arguments_text, OffloadStream& stream) {
   stream.dataset = model::DatasetName(std::string(dataset_text));
   const Status allowed = CheckRead(caller.requests, stream.dataset);
   if (!allowed.ok()) {
@@ -33,6 +27,17 @@ std::int32_t Offload(Context* context, std::uint8_t*, std::uint32_t handle, std:
   if (function_text.empty() || function_text.size() > device::kNameBytesMax) return Negative(ErrorCode::kInvalidArgument);
   if (arguments_text.size() > device::kDataBytesMax / 2) return Negative(ErrorCode::kResourceExhausted);
   stream.arguments.assign(arguments_text.begin(), arguments_text.end());
+  return 0;
+}
+
+// Nothing runs before the first read.
+std::int32_t Offload(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t dataset, std::uint32_t dataset_bytes,
+                     std::uint32_t function, std::uint32_t function_bytes, std::uint32_t arguments, std::uint32_t arguments_bytes,
+                     std::uint64_t offset, std::uint64_t bytes) {
+  Caller caller(context);
+  OffloadStream stream;
+  const std::int32_t wrong = ReadWork(caller, caller.Text(dataset, dataset_bytes), caller.Text(function, function_bytes), caller.Text(arguments, arguments_bytes), stream);
+  if (wrong != 0) return wrong;
   stream.offset = offset;
   stream.bytes = bytes;
   const std::lock_guard lock(caller.requests.mutex());
@@ -175,7 +180,8 @@ std::int32_t EndPiece(Caller& caller, std::uint32_t handle, std::uint32_t number
   return result;
 }
 
-void CancelPiece(Waiting<device::Completion>* waiting) {
+template <typename T>
+void CancelQuestion(Waiting<T>* waiting) {
   std::shared_ptr<Pending> pending;
   {
     const std::lock_guard lock(waiting->mutex);
@@ -197,7 +203,7 @@ std::int32_t OffloadRead(Context* context, std::uint8_t*, std::uint32_t handle, 
     if (waiting == nullptr) return error;
     const Awaited awaited = Await(caller, handle, waiting);
     if (awaited != Awaited::kReady) {
-      CancelPiece(waiting);
+      CancelQuestion(waiting);
       return GiveUpQuestion(caller, handle, &Exchange::executing, awaited);
     }
     error = EndPiece(caller, handle, number, waiting);
@@ -252,6 +258,37 @@ std::int32_t OffloadWait(Context* context, std::uint8_t*, std::uint32_t handle, 
   }
 }
 
+// Interrupted, it is asked again from the beginning: a result that was kept meanwhile is found to be the same.
+std::int32_t OffloadKeep(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t dataset, std::uint32_t dataset_bytes,
+                         std::uint32_t function, std::uint32_t function_bytes, std::uint32_t arguments, std::uint32_t arguments_bytes,
+                         std::uint32_t result, std::uint32_t result_bytes) {
+  Caller caller(context);
+  Waiting<std::uint64_t>* waiting = nullptr;
+  std::int32_t error = 0;
+  {
+    OffloadStream work;
+    error = ReadWork(caller, caller.Text(dataset, dataset_bytes), caller.Text(function, function_bytes), caller.Text(arguments, arguments_bytes), work);
+    if (error != 0) return error;
+    const model::DatasetName name{std::string(caller.Text(result, result_bytes))};
+    waiting = BeginQuestion(caller, handle, model::CheckDatasetName(name.value), &Exchange::size, &error, [&](const auto& answer) {
+      auto pending = caller.requests.environment().Keep(caller.requests.asker(), work.dataset, work.export_name, PieceOf(work), name, Answering(answer));
+      const std::lock_guard lock(answer->mutex);
+      answer->pending = std::move(pending);
+    });
+  }
+  if (waiting == nullptr) return error;
+  const Awaited awaited = Await(caller, handle, waiting);
+  if (awaited != Awaited::kReady) {
+    CancelQuestion(waiting);
+    return GiveUpQuestion(caller, handle, &Exchange::size, awaited);
+  }
+  const Result<std::uint64_t>& kept = *waiting->result;
+  if (!kept.ok()) caller.requests.environment().Log(caller.requests.asker(), LogLevel::kWarning, "no result was kept: " + kept.error().message);
+  const std::int32_t bytes = kept.ok() ? static_cast<std::int32_t>(*kept) : Negative(kept.error().code);
+  EndQuestion(caller, handle, &Exchange::size);
+  return bytes;
+}
+
 std::int32_t OffloadClose(Context* context, std::uint8_t*, std::uint32_t handle, std::uint32_t number) {
   Caller caller(context);
   const std::lock_guard lock(caller.requests.mutex());
@@ -288,6 +325,7 @@ std::span<const Entry> OffloadFunctions() {
       Function("offload_read", OffloadRead, "iiii:i"),
       Function("offload_wait", OffloadWait, "iii:i"),
       Function("offload_close", OffloadClose, "ii:i"),
+      Function("offload_keep", OffloadKeep, "iiiiiiiii:i"),
       Function("emit", Emit, "ii:i"),
       Function("function_arguments", FunctionArguments, "ii:i"),
   };

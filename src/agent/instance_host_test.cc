@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "agent/guest_api.h"
+#include "agent/kept_result.h"
 #include "agent/user_function.h"
 #include "device/conformance.h"
 
@@ -67,6 +68,15 @@ class FakeEnvironment final : public Environment {
     request.name = dataset.value;
     done(engine.Call(std::move(request)));
     return nullptr;
+  }
+  std::shared_ptr<Pending> Keep(const Asker&, const model::DatasetName& dataset, const std::string&, device::Request request, const model::DatasetName& result,
+                                std::function<void(Result<std::uint64_t>)> done) override {
+    request.name = dataset.value;
+    request.opcode = device::Opcode::kExecute;
+    request.tenant = "orders";
+    const auto device = std::shared_ptr<device::Device>(&engine, [](device::Device*) {});
+    return KeepResult(device, [device](device::Request piece, device::Device::Done then) { device->Submit(std::move(piece), std::move(then)); },
+                      std::move(request), result.value, std::move(done));
   }
   const std::shared_ptr<device::FakeStorage> storage = std::make_shared<device::FakeStorage>();
   device::Engine engine{{.profile = {.name = "here"}, .storage = storage, .programs = nullptr, .built_in = device::BuiltInFunctions()}};

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "device/built_in.h"
+#include "package/package.h"
 
 namespace godwit::agent {
 namespace {
@@ -75,8 +76,18 @@ class Offloads::LocalStorage final : public device::Storage {
     GODWIT_TRY(model::CheckDatasetName(object));
     if (!tenant.empty()) GODWIT_TRY(options_.may(tenant, name, true));
     const std::lock_guard lock(creating_);
-    if (datasets_.Open(name).ok()) return FailedPrecondition("there is a dataset '" + object + "' already; objects do not change");
-    GODWIT_ASSIGN(auto writer, datasets_.Write(name));
+    std::uint64_t kept = bytes.size();
+    for (const DatasetInfo& there : datasets_.List()) {
+      if (there.name == name) {
+        if (there.owner == tenant && there.digest == package::Sha256Digest(bytes)) return {};  // It was made, and nobody heard of it.
+        return FailedPrecondition("there is a dataset '" + object + "' already; objects do not change");
+      }
+      if (there.owner == tenant) kept += there.bytes;
+    }
+    if (!tenant.empty() && kept > options_.results_bytes_max) {
+      return ResourceExhausted(fmt::format("service '{}' would keep {} bytes of results here, and may keep {}: remove some (godwit data rm)", tenant, kept, options_.results_bytes_max));
+    }
+    GODWIT_ASSIGN(auto writer, datasets_.Write(name, tenant));
     GODWIT_TRY(writer->Write(bytes));
     GODWIT_ASSIGN(const DatasetInfo info, writer->Commit());
     options_.made(info);
@@ -344,6 +355,20 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
     return std::make_shared<PendingRequest>(std::move(device), tenant, id);
   }
   return RunAtHome(asker, dataset, *holder, export_name, std::move(request), count, learn, std::move(done));
+}
+
+std::shared_ptr<Pending> Offloads::Keep(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder, const std::string& export_name,
+                                        device::Request request, const model::DatasetName& result, std::function<void(Result<std::uint64_t>)> done) {
+  request.opcode = device::Opcode::kExecute;
+  request.tenant = asker.service.value;
+  request.name = dataset.value;
+  request.id = next_++;
+  request.slice = kOffloadSlice;
+  const auto device = holder ? links_.To(holder->address, holder->boot) : Unowned(engine_.get());
+  const std::string key = holder ? holder->address : "engine";
+  return KeepResult(device, [this, device, key, export_name](device::Request piece, device::Device::Done then) {
+    Submit(device, key, export_name, std::move(piece), std::move(then));
+  }, std::move(request), result.value, std::move(done));
 }
 
 std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::DatasetName& dataset, const Holder& holder, const std::string& export_name,

@@ -12,6 +12,7 @@
 
 #include "agent/datasets.h"
 #include "agent/environment.h"
+#include "agent/kept_result.h"
 #include "agent/links.h"
 #include "device/engine.h"
 #include "device/profile.h"
@@ -21,6 +22,8 @@ namespace godwit::agent {
 
 // How long one piece of an offload runs before it is looked at again: where it goes on, and whether anybody still wants it.
 inline constexpr std::chrono::milliseconds kOffloadSlice{250};
+// Of all results that a service keeps on one device.
+inline constexpr std::uint64_t kResultsBytesMax = 256 << 20;
 
 // Self-synchronised.
 class Offloads {
@@ -40,6 +43,7 @@ class Offloads {
     std::shared_ptr<device::Programs> programs;
     // The digest of a service's package; empty: not known.
     std::function<std::string(const std::string& service)> package_of;
+    std::uint64_t results_bytes_max = kResultsBytesMax;
     // A dataset was made here.
     std::function<void(const DatasetInfo&)> made;
   };
@@ -64,6 +68,10 @@ class Offloads {
 
   // To the devices whose datasets functions run over.
   Links& links() { return links_; }
+
+  // As Environment::Keep; always where the data lies.
+  std::shared_ptr<Pending> Keep(const Asker& asker, const model::DatasetName& dataset, const std::optional<Holder>& holder, const std::string& export_name,
+                                device::Request request, const model::DatasetName& result, std::function<void(Result<std::uint64_t>)> done);
 
   // Functions that run over the datasets here now.
   std::size_t running() const { return engine_->running(); }

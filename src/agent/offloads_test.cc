@@ -63,8 +63,8 @@ class OffloadsTest : public ::testing::Test {
     Offloads::Options options;
     options.info = {name, name == "near" ? "csd" : "host", "x86_64"};
     options.profile.name = name;
-    options.may = [this](const std::string& service, const model::DatasetName&, bool write) {
-      return service == "reader" && !write ? Status() : Status(PermissionDenied("service '" + service + "' may not"));
+    options.may = [](const std::string& service, const model::DatasetName& dataset, bool write) {
+      return service == "reader" && (!write || dataset.value.starts_with("kept")) ? Status() : Status(PermissionDenied("service '" + service + "' may not"));
     };
     options.read = [this](const Asker&, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length, auto done) {
       ++fetches_;
@@ -77,7 +77,8 @@ class OffloadsTest : public ::testing::Test {
     };
     options.programs = std::make_shared<device::FakePrograms>();
     options.package_of = [](const std::string&) { return "sha256:package"; };
-    options.made = [](const DatasetInfo&) {};
+    options.made = [this](const DatasetInfo& made) { made_.push_back(made.name.value); };
+    options.results_bytes_max = 1000;
     return std::make_unique<Offloads>(std::move(options), *sets_[set]);
   }
   // All output of a function; pieces as they come.
@@ -111,6 +112,7 @@ class OffloadsTest : public ::testing::Test {
   std::unique_ptr<Datasets> sets_[2];
   std::string text_;
   std::atomic<int> fetches_{0};
+  std::vector<std::string> made_;
   transport::EventLoop loop_{"offloads"};
   std::unique_ptr<Offloads> near_, home_;
   std::unique_ptr<transport::ChannelServer> server_;
@@ -161,6 +163,36 @@ TEST_F(OffloadsTest, AServicesFunctionIsLoadedOnceAndPushedBackLikeAnyOther) {
     ASSERT_TRUE(near_->engine().Call(change).status.ok());
   }
   EXPECT_EQ(Run("13", "counter"), "13");
+}
+
+TEST_F(OffloadsTest, AResultIsKeptWhereTheDataIsOnceAndWithinTheServicesShare) {
+  const auto keep = [&](const std::string& pattern, const std::string& name, const std::string& service = "reader") {
+    device::Request request;
+    request.function = static_cast<std::uint32_t>(device::BuiltIn::kMatch);
+    const std::string arguments = R"({"pattern": ")" + pattern + "\"}";
+    request.data.assign(arguments.begin(), arguments.end());
+    Awaited<Result<std::uint64_t>> answer;
+    home_->Keep({model::ServiceName(service), model::InstanceId("i"), {1}}, model::DatasetName("table"), holder_, "", request, model::DatasetName(name),
+                [&](Result<std::uint64_t> kept) { answer.Set(std::move(kept)); });
+    const auto kept = *answer.Wait(4min);
+    return kept.ok() ? std::to_string(*kept) : std::string(kept.error().message);
+  };
+  const std::string few = "line 123.5$", bytes = std::to_string(Run(kFew).size());
+  EXPECT_EQ(keep(few, "kept"), bytes);
+  EXPECT_EQ(keep(few, "kept"), bytes) << "who was interrupted asks again";
+  EXPECT_EQ(made_, std::vector<std::string>{"kept"});
+  EXPECT_EQ(sets_[0]->Open(model::DatasetName("kept")).value()->size(), std::stoull(bytes)) << "near the data";
+  EXPECT_FALSE(sets_[1]->Open(model::DatasetName("kept")).ok());
+  EXPECT_EQ(keep("line 123.6$", "kept"), "there is a dataset 'kept' already; objects do not change");
+  EXPECT_EQ(keep(few, "other"), "service 'reader' may not");
+  EXPECT_EQ(keep(few, "kept-too", "stranger"), "service 'stranger' may not");
+  std::string last;
+  for (int i = 0; i < 20 && last.find("would keep") == std::string::npos; ++i) last = keep(few, "kept-" + std::to_string(i));
+  EXPECT_NE(last.find("may keep 1000"), std::string::npos) << last;
+  // Its share is known after a start, too.
+  const auto again = Datasets::Create(folder_ / "0", false);
+  ASSERT_TRUE(again.ok());
+  for (const DatasetInfo& info : (*again)->List()) EXPECT_EQ(info.owner, info.name.value == "table" ? "" : "reader") << info.name.value;
 }
 
 }  // namespace

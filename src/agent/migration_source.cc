@@ -267,14 +267,16 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
 
   // --- Actions
   void Do(const source::WriteIntent&) {
-    context_.control.Post([weak = weak_from_this(), &context = context_, id = record_.id, isa = record_.source_isa] {
-      const nlohmann::json patch{{"phase", ToString(model::MigrationPhase::kPreparing)}, {"source_isa", isa}};
-      const Status written = context.store.Patch(id, patch.dump());
-      context.loop.Post([weak, written] {
-        const auto self = weak.lock();
-        if (!self) return;
-        if (written.ok()) self->Feed(source::IntentWritten{});
-        else self->Feed(source::IntentRefused{"the intent could not be recorded: " + written.error().message});
+    OnLoop([](Leaving& self) {  // After the question where the target is, which its preparing waits for.
+      self.context_.control.Post([weak = self.weak_from_this(), &context = self.context_, id = self.record_.id, isa = self.record_.source_isa] {
+        const nlohmann::json patch{{"phase", ToString(model::MigrationPhase::kPreparing)}, {"source_isa", isa}};
+        const Status written = context.store.Patch(id, patch.dump());
+        context.loop.Post([weak, written] {
+          const auto self = weak.lock();
+          if (!self) return;
+          if (written.ok()) self->Feed(source::IntentWritten{});
+          else self->Feed(source::IntentRefused{"the intent could not be recorded: " + written.error().message});
+        });
       });
     });
   }

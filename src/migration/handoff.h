@@ -1,8 +1,8 @@
 // Handoff: moving one instance from the device that owns it (Source) to another (Target).
 //
 //   source                                target
-//   WriteIntent ... IntentWritten
 //   SendPrepare   ------------------->    PrepareLocally: code mapped, memory reserved
+//   WriteIntent ... IntentWritten
 //                 <-------------------    PrepareReply with the target's boot id
 //   CopyMemory    ------------------->    pages, in rounds while the instance runs ... Copied
 //   StopInstance ... Captured
@@ -62,7 +62,7 @@ std::string_view ToString(Ownership value);
 
 enum class SourcePhase : std::uint8_t {
   kPending,
-  kIntent,      // The store is asked to record the intent.
+  kIntent,      // The store is asked to record the intent, and the target to prepare.
   kPreparing,   // The target prepares; the instance runs.
   kCopying,     // Its memory is copied; the instance runs.
   kStopping,    // The instance is being stopped.
@@ -177,6 +177,7 @@ class Source {
 
   const Options options_;
   SourcePhase phase_ = SourcePhase::kPending;
+  std::optional<source::PrepareReplied> prepared_;  // Before the intent was written.
   std::optional<Token> token_;
   std::optional<SourcePhase> end_after_stop_;  // Ends so when the stop that is under way is complete.
   bool channel_lost_ = false;    // After the token was sent.

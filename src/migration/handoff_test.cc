@@ -61,10 +61,32 @@ Target TargetIn(TargetPhase phase) {
 constexpr SourcePhase kBeforeToken[] = {SourcePhase::kIntent, SourcePhase::kPreparing, SourcePhase::kCopying,
                                         SourcePhase::kStopping, SourcePhase::kSending};
 
+TEST(SourceTest, AnAnswerThatComesBeforeTheIntentIsWrittenWaitsForIt) {
+  Source s = MakeSource();
+  MustStep(s, source::Start{});
+  EXPECT_TRUE(MustStep(s, source::PrepareReplied{kMigration, true, kBoot, ""}).empty());
+  EXPECT_EQ(s.phase(), SourcePhase::kIntent);
+  EXPECT_TRUE(Find<source::CopyMemory>(MustStep(s, source::IntentWritten{})));
+  EXPECT_EQ(s.phase(), SourcePhase::kCopying);
+
+  Source refused = MakeSource();
+  MustStep(refused, source::Start{});
+  EXPECT_TRUE(MustStep(refused, source::PrepareReplied{kMigration, false, {}, "full"}).empty());
+  EXPECT_TRUE(Find<source::SendAbort>(MustStep(refused, source::IntentWritten{})));
+  EXPECT_EQ(refused.phase(), SourcePhase::kFailed);
+
+  Source unwritten = MakeSource();
+  MustStep(unwritten, source::Start{});
+  MustStep(unwritten, source::PrepareReplied{kMigration, true, kBoot, ""});
+  EXPECT_TRUE(Find<source::SendAbort>(MustStep(unwritten, source::IntentRefused{"no store"}))) << "the target was asked already";
+}
+
 TEST(SourceTest, GoesThroughAllStepsToDone) {
   Source s = MakeSource();
-  EXPECT_TRUE(Find<source::WriteIntent>(MustStep(s, source::Start{})));
-  EXPECT_TRUE(Find<source::SendPrepare>(MustStep(s, source::IntentWritten{})));
+  const auto begun = MustStep(s, source::Start{});
+  EXPECT_TRUE(Find<source::WriteIntent>(begun));
+  EXPECT_TRUE(Find<source::SendPrepare>(begun)) << "both at once";
+  EXPECT_TRUE(MustStep(s, source::IntentWritten{}).empty());
   EXPECT_TRUE(Find<source::CopyMemory>(MustStep(s, source::PrepareReplied{kMigration, true, kBoot, ""})));
   EXPECT_EQ(PublicPhase(s.phase()), model::MigrationPhase::kCopying);
   EXPECT_TRUE(Find<source::StopInstance>(MustStep(s, source::Copied{})));

@@ -67,13 +67,13 @@ Result<std::vector<Action>> Source::Step(const Event& event) {
   if (std::holds_alternative<Start>(event)) {
     if (phase_ != SourcePhase::kPending) return Unexpected("Start", phase_);
     phase_ = SourcePhase::kIntent;
-    return Actions{WriteIntent{}};
+    return Actions{SendPrepare{}, WriteIntent{}};  // Nothing that depends on the intent happens before the copy.
   }
   if (std::holds_alternative<IntentWritten>(event)) {
     if (final()) return Actions{};  // Cancelled meanwhile.
     if (phase_ != SourcePhase::kIntent) return Unexpected("IntentWritten", phase_);
     phase_ = SourcePhase::kPreparing;
-    return Actions{SendPrepare{}};
+    return prepared_ ? On(*prepared_) : Actions{};
   }
   if (const auto* refused = std::get_if<IntentRefused>(&event)) {
     if (final()) return Actions{};
@@ -139,7 +139,9 @@ Result<std::vector<Action>> Source::Step(const Event& event) {
 }
 
 Source::Actions Source::On(const PrepareReplied& event) {
-  if (phase_ != SourcePhase::kPreparing || event.migration != options_.migration) return {};
+  if (event.migration != options_.migration) return {};
+  if (phase_ == SourcePhase::kIntent) prepared_ = event;
+  if (phase_ != SourcePhase::kPreparing) return {};
   if (!event.accepted) return GiveUp(SourcePhase::kFailed, event.reason);
   token_ = Token{options_.migration, options_.instance, options_.epoch.Next(), event.target_boot};
   phase_ = SourcePhase::kCopying;
@@ -251,7 +253,7 @@ Source::Actions Source::GiveUp(SourcePhase end, std::string reason) {
     case SourcePhase::kSending: return GoOn(end, std::move(reason), options_.epoch);
     default: break;
   }
-  const bool tell_target = phase_ == SourcePhase::kPreparing, copying = phase_ == SourcePhase::kCopying;
+  const bool tell_target = phase_ == SourcePhase::kIntent || phase_ == SourcePhase::kPreparing, copying = phase_ == SourcePhase::kCopying;
   phase_ = end;
   error_ = std::move(reason);
   if (copying) return {EndCopy{}, SendAbort{error_}};

@@ -288,6 +288,25 @@ TEST_P(ConformanceTest, ARunningFunctionIsNotUnloadedAndAnAbortEndsItWithItsStat
   EXPECT_EQ(CodeOf(Do(abort)), ErrorCode::kNotFound);
 }
 
+TEST_P(ConformanceTest, AnAbortThroughADriverReachesNoRequestOfAnotherUser) {
+  const std::string driver = GetParam().name;
+  if (driver != "rings" && driver != "channel") return;  // Of one user.
+  Request endless = Make(Opcode::kExecute);
+  endless.function = LoadCounter();
+  endless.id = 5;
+  const std::string far = "18446744073709551615";
+  endless.data.assign(far.begin(), far.end());
+  Queue queue(*engine_);
+  queue.Submit(endless);
+  while (json::parse(Json(Opcode::kDiscover))["functions"].back()["state"] != "running") std::this_thread::yield();
+  Request abort = Make(Opcode::kAbort);
+  abort.value = endless.id;
+  EXPECT_EQ(CodeOf(Do(abort)), ErrorCode::kNotFound);
+  EXPECT_FALSE(queue.Poll());
+  EXPECT_TRUE(engine_->Call(abort).status.ok());
+  EXPECT_TRUE(queue.Wait(60s));
+}
+
 TEST_P(ConformanceTest, SlicesDeadlinesAndEnergyBudgetsEndWork) {
   const std::uint32_t counter = LoadCounter();
   Request run = Make(Opcode::kExecute);

@@ -4,6 +4,8 @@
 #include <mutex>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "device/numbers.h"
 #include "device/wire.h"
 
@@ -34,15 +36,21 @@ RemoteDevice::RemoteDevice(Connect connect) : connect_(std::move(connect)), unde
 void RemoteDevice::Submit(Request request, Done user) {
   const std::uint64_t id = request.id;
   const std::pair<std::string, std::uint64_t> key(request.tenant, id);
+  bool known = true;
   {
     const std::lock_guard lock(under_way_->mutex);
     if (request.opcode == Opcode::kAbort) {
       const auto found = under_way_->numbers.find({request.tenant, request.value});
-      if (found != under_way_->numbers.end()) request.value = found->second;
+      known = found != under_way_->numbers.end();
+      if (known) request.value = found->second;
     }
-    request.id = under_way_->next++;
-    under_way_->numbers[key] = request.id;
+    if (known) {
+      request.id = under_way_->next++;
+      under_way_->numbers[key] = request.id;
+    }
   }
+  // To the device it would name another user's request.
+  if (!known) return user(Failed(id, NotFound(fmt::format("no request {} of '{}' is under way here", request.value, request.tenant))));
   const Done done = [under_way = under_way_, key, number = request.id, user = std::move(user)](Completion completion) {
     {
       const std::lock_guard lock(under_way->mutex);

@@ -15,6 +15,7 @@
 #include <deque>
 #include <list>
 #include <map>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -440,10 +441,16 @@ class RingDevice final : public Device {
     const std::uint64_t id = request.id;
     if (lost_.load()) return Fail(id, done, Unavailable("the device's process is gone"));
     if (request.opcode == Opcode::kAbort) {
-      const std::lock_guard lock(mutex_);
-      for (const auto& [number, waiting] : waiting_) {
-        if (waiting.id == request.value && waiting.tenant == request.tenant) request.value = number;
+      std::optional<std::uint64_t> known;
+      {
+        const std::lock_guard lock(mutex_);
+        for (const auto& [number, waiting] : waiting_) {
+          if (waiting.id == request.value && waiting.tenant == request.tenant) known = number;
+        }
       }
+      // To the device it would name another user's request.
+      if (!known) return Fail(id, done, NotFound(fmt::format("no request {} of '{}' is under way here", request.value, request.tenant)));
+      request.value = *known;
     }
     Result<Bytes> message = Bytes();
     std::uint64_t number = 0;

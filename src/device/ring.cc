@@ -230,8 +230,9 @@ Result<sockaddr_un> Address(const std::filesystem::path& path) {
 
 class Served {
  public:
-  static Result<std::unique_ptr<Served>> Create(Descriptor socket, Device& device) {
+  static Result<std::unique_ptr<Served>> Create(Descriptor socket, Device& device, bool own_user_only) {
     GODWIT_ASSIGN(const uid_t peer, PeerOf(socket.get()));
+    if (own_user_only && peer != getuid()) return PermissionDenied("another user");
     Descriptor memory(memfd_create("godwit-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (memory.get() < 0 || ftruncate(memory.get(), sizeof(Shared)) != 0) return ErrnoError("making a ring");
     // A client that could shorten it would end this process.
@@ -354,7 +355,7 @@ class RingServerImpl final : public RingServer {
       if (ending_.load() || (fd.revents & POLLIN) == 0) continue;
       Descriptor client(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (client.get() < 0 || served_.size() >= kRingConnectionsMax) continue;
-      auto served = Served::Create(std::move(client), device_);
+      auto served = Served::Create(std::move(client), device_, IsAbstract(path_));
       if (served.ok()) served_.push_back(std::move(served).value());
     }
   }

@@ -18,7 +18,7 @@ inline constexpr std::size_t kRingConnectionsMax = 64;
 inline constexpr std::size_t kCompletionsWaitingMax = 64 << 20; // Bytes for a client that does not take them: then it is dropped.
 
 // Serves `device`, which outlives it, at a Unix socket; a socket that is there already is replaced. A path that begins with '@' is an
-// abstract address: of this network namespace, and no file.
+// abstract address: of this network namespace, and no file; since no file's permissions guard it, other users are turned away.
 class RingServer {
  public:
   // Processes of this process's user speak for any tenant; those of another user are the tenant "uid:N".

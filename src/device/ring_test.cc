@@ -5,8 +5,11 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 
@@ -97,6 +100,53 @@ TEST_F(RingTest, AClientThatWritesNonsenseLosesItsConnectionAndHarmsNobody) {
     close(fd);
     EXPECT_TRUE(good->Call(Checksum()).status.ok());
   }
+}
+
+TEST_F(RingTest, AnAbstractAddressIsForOneUserAtBothEnds) {
+  if (getuid() != 0) GTEST_SKIP() << "only root can become another user";
+  const auto address_of = [](const std::string& name) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::copy(name.begin() + 1, name.end(), address.sun_path + 1);
+    return address;
+  };
+  const std::string name = fmt::format("@godwit-test-{}", getpid()), false_name = name + "-false";
+  const auto server = RingServer::Listen(name, *engine_);
+  ASSERT_TRUE(server.ok()) << server.error().message;
+  EXPECT_TRUE(ConnectRing(name).ok());
+  // Another user's client is turned away: its connection ends without a byte. What forks makes nothing but system calls.
+  const sockaddr_un address = address_of(name), false_address = address_of(false_name);
+  const pid_t client = fork();
+  if (client == 0) {
+    char byte;
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (setuid(65534) != 0 || connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) _exit(3);
+    _exit(read(fd, &byte, 1) == 0 ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(client, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(ConnectRing(name).ok());
+  // Another user's server is not believed.
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t forger = fork();
+  if (forger == 0) {
+    const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (setuid(65534) != 0 || bind(fd, reinterpret_cast<const sockaddr*>(&false_address), sizeof false_address) != 0 || listen(fd, 1) != 0) _exit(3);
+    static_cast<void>(!write(ready[1], "x", 1));
+    pause();
+    _exit(0);
+  }
+  char byte;
+  ASSERT_EQ(read(ready[0], &byte, 1), 1);
+  const auto forged = ConnectRing(false_name);
+  ASSERT_FALSE(forged.ok());
+  EXPECT_EQ(forged.error().code, ErrorCode::kPermissionDenied) << forged.error().message;
+  kill(forger, SIGKILL);
+  waitpid(forger, nullptr, 0);
+  close(ready[0]);
+  close(ready[1]);
 }
 
 TEST_F(RingTest, ManyCallsInARowAreEachAnswered) {

@@ -89,11 +89,16 @@ class Target {
 
 std::string RingAddress(model::BootId boot) { return "@godwit-ring-" + boot.ToString(); }
 
+// Of all peers, those that were forgotten too.
+struct Links::Counts {
+  std::atomic<std::uint64_t> by_ring{0}, by_channel{0};
+};
+
 struct Links::Peer {
   std::string address;
   model::BootId boot;
   std::unique_ptr<device::RemoteDevice> channel;
-  std::atomic<std::uint64_t> by_ring{0}, by_channel{0};
+  std::shared_ptr<Counts> counts;
 
   std::shared_ptr<Device> RingNow() {
     const std::lock_guard lock(mutex);
@@ -127,10 +132,10 @@ class Links::LinkedDevice final : public Device {
     }
     const auto ring = peer_->RingFor(request.data.size() + request.state.size());
     if (!ring) {
-      ++peer_->by_channel;
+      ++peer_->counts->by_channel;
       return peer_->channel->Submit(std::move(request), std::move(done));
     }
-    ++peer_->by_ring;
+    ++peer_->counts->by_ring;
     ring->Submit(std::move(request), [peer = peer_, done = std::move(done)](device::Completion completion) {
       if (!completion.status.ok() && completion.status.error().code == ErrorCode::kUnavailable) peer->Lose();
       done(std::move(completion));
@@ -142,7 +147,7 @@ class Links::LinkedDevice final : public Device {
 };
 
 Links::Links(bool rings, std::string channel_security, Connect connect)
-    : rings_(rings), channel_security_(std::move(channel_security)), connect_(std::move(connect)), thread_([this] { Main(); }) {}
+    : counts_(std::make_shared<Counts>()), rings_(rings), channel_security_(std::move(channel_security)), connect_(std::move(connect)), thread_([this] { Main(); }) {}
 
 Links::~Links() {
   {
@@ -178,6 +183,7 @@ std::shared_ptr<Links::Peer> Links::PeerAt(const std::string& address, model::Bo
     peer = std::make_shared<Peer>();
     peer->address = address;
     peer->boot = boot;
+    peer->counts = counts_;
     peer->channel = std::make_unique<device::RemoteDevice>([connect = connect_, address](auto then) { connect(address, std::move(then)); });
     work_.push_back([this, peer] { FindRing(*peer); });
     changed_.notify_all();
@@ -273,16 +279,8 @@ void Links::Measure(const std::string& address, model::BootId boot, std::functio
 }
 
 std::string Links::MetricsText() const {
-  std::uint64_t by_ring = 0, by_channel = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [key, peer] : peers_) {
-      by_ring += peer->by_ring;
-      by_channel += peer->by_channel;
-    }
-  }
   return fmt::format("# TYPE godwit_link_requests counter\ngodwit_link_requests_total{{transport=\"ring\"}} {}\n"
-                     "godwit_link_requests_total{{transport=\"channel\"}} {}\n", by_ring, by_channel);
+                     "godwit_link_requests_total{{transport=\"channel\"}} {}\n", counts_->by_ring.load(), counts_->by_channel.load());
 }
 
 }  // namespace godwit::agent

@@ -48,6 +48,7 @@ class Links {
   std::string MetricsText() const;
 
  private:
+  struct Counts;
   struct Peer;
   class LinkedDevice;
   std::shared_ptr<Peer> PeerAt(const std::string& address, model::BootId boot);
@@ -55,10 +56,11 @@ class Links {
   void ForgetOthers(const Peer& now);
   void Main();
 
+  const std::shared_ptr<Counts> counts_;
   const bool rings_;
   const std::string channel_security_;
   const Connect connect_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;
   std::deque<std::function<void()>> work_;

@@ -123,6 +123,16 @@ TEST_F(LinksTest, AfterARingIsLostRequestsGoOverTheChannel) {
   EXPECT_TRUE(Measure()["transports"][0]["available"]) << "it came back";
 }
 
+TEST_F(LinksTest, RequestsToAnAgentThatStartedAnewStayCounted) {
+  Make();
+  EXPECT_TRUE(Ask().ok());
+  const model::BootId next = model::BootId::Random();
+  Awaited<bool> measured;
+  links_->Measure(server_->address(), next, [&](const Result<std::string>&) { measured.Set(true); });
+  ASSERT_TRUE(measured.Wait());
+  EXPECT_EQ(Counted("channel"), 1u);
+}
+
 TEST_F(LinksTest, ShapedLinksHaveNoRings) {
   StartRing();
   Make(false);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "device/built_in.h"
 #include "device/engine.h"
@@ -33,6 +34,7 @@ class FakeStorage final : public Storage {
  public:
   Result<std::shared_ptr<const Source>> Open(const std::string& tenant, const std::string& object) override {
     const std::lock_guard lock(mutex_);
+    opened_.push_back(tenant);
     const auto found = objects_.find(object);
     if (found == objects_.end()) return NotFound("no object '" + object + "'");
     if (object.rfind("private", 0) == 0 && tenant != "alice") return PermissionDenied("'" + object + "' is Alice's");
@@ -47,10 +49,16 @@ class FakeStorage final : public Storage {
     const std::lock_guard lock(mutex_);
     objects_[object] = TextObject(std::move(text));
   }
+  // The tenants for whom objects were opened, in that order.
+  std::vector<std::string> opened() const {
+    const std::lock_guard lock(mutex_);
+    return opened_;
+  }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<const Source>> objects_;
+  std::vector<std::string> opened_;
 };
 
 // Counts up to its argument, a step each, and gives what it counted; the state is how far it came.

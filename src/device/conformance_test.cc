@@ -395,20 +395,15 @@ TEST_P(ConformanceTest, TenantsTakeTurns) {
   storage_->Put("text", "x");
   Configure(R"({"cores": 0})");
   Queue queue(*device_);
-  std::vector<std::uint64_t> of_alice;
-  for (int i = 0; i < 3; ++i) {
-    Request request = Execute(BuiltIn::kChecksum, "{}", "text");
-    of_alice.push_back(request.id);
-    queue.Submit(std::move(request));
-  }
+  for (int i = 0; i < 3; ++i) queue.Submit(Execute(BuiltIn::kChecksum, "{}", "text"));
   Request late = Execute(BuiltIn::kChecksum, "{}", "text");
   late.tenant = "bob";
   queue.Submit(late);
   while (json::parse(Json(Opcode::kStatistics))["waiting"] != 4) std::this_thread::yield();
   Configure(R"({"cores": 1})");
-  std::vector<std::uint64_t> order;
-  for (int i = 0; i < 4; ++i) order.push_back(queue.Wait(60s).value().id);
-  EXPECT_EQ(order, (std::vector<std::uint64_t>{of_alice[0], late.id, of_alice[1], of_alice[2]}));
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(queue.Wait(60s).value().status.ok());
+  // Not in the order of the completions: two threads may take them from a ring at once.
+  EXPECT_EQ(storage_->opened(), (std::vector<std::string>{"alice", "bob", "alice", "alice"}));
 }
 
 TEST_P(ConformanceTest, OneTenantsRequestsAndFunctionsAreLimited) {

@@ -246,6 +246,7 @@ model::DeviceRecord DeviceAgent::Record() {
   for (const Site::Resident& resident : site_->residents()) {
     const auto& recent = resident.statistics.recent;
     if (recent) record.uses.push_back({resident.instance, recent->requests_per_second, recent->cpu_ms, recent->p99_ms});
+    if (resident.statistics.open_files > 0) record.open_files.push_back({resident.instance, resident.statistics.open_files});
   }
   const auto foreground = foreground_->figures();
   record.foreground = {foreground.per_second, foreground.p50_us, foreground.p99_us, foreground.share, offloads_->running()};

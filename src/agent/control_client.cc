@@ -202,7 +202,7 @@ void ControlClient::LeaseMain() {
       } else {
         // Load is news, not worth a retry.
         const json all = json::parse(device.ToJson());
-        static_cast<void>(Call("PATCH", "/v1/devices/" + device.name.value, json{{"load", all["load"]}, {"uses", all["uses"]}, {"foreground", all["foreground"]}}.dump()).ok());
+        static_cast<void>(Call("PATCH", "/v1/devices/" + device.name.value, json{{"load", all["load"]}, {"uses", all["uses"]}, {"open_files", all["open_files"]}, {"foreground", all["foreground"]}}.dump()).ok());
       }
     } else {
       if (answer.error().code == ErrorCode::kNotFound && !lease.empty()) {

@@ -1,6 +1,7 @@
 // HostCore: what an instance host's front and its worker threads share. Everything is guarded by `lock`.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -67,6 +68,7 @@ class HostCore final : public GuestRequests {
   Location moved_to;
   std::uint64_t requests_total = 0, failed_total = 0, traps_total = 0;
   RecentUse recent;
+  const std::shared_ptr<std::atomic<std::uint64_t>> open_files = std::make_shared<std::atomic<std::uint64_t>>(0);  // Of /data. No lock.
 
  private:
   void TimerMain();

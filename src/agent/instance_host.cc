@@ -371,7 +371,8 @@ InstanceHost::Statistics Host::statistics() const {
                         .memory_bytes = 0,
                         .paused = core_.paused,
                         .released = core_.released,
-                        .recent = core_.recent.Get(Clock::now())};
+                        .recent = core_.recent.Get(Clock::now()),
+                        .open_files = core_.open_files->load()};
   for (const auto& worker : core_.workers) {
     statistics.running += worker->serving().size();
     statistics.memory_bytes += worker->memory_bytes();

@@ -117,6 +117,7 @@ class InstanceHost {
     std::uint64_t memory_bytes = 0;  // Linear memory now.
     bool paused = false, released = false;
     std::optional<RecentUse::Figures> recent;
+    std::uint64_t open_files = 0;  // Of this device: with one the instance cannot move.
   };
   virtual Statistics statistics() const = 0;
   virtual const model::InstanceRecord& record() const = 0;

@@ -64,7 +64,7 @@ std::vector<std::shared_ptr<runtime::HostModule>> Worker::HostModules(const std:
       *status = folder.error();
       return {};
     }
-    if (!folder->empty()) options.preopens.push_back({*folder, "/data", /*read_only=*/true});
+    if (!folder->empty()) options.preopens.push_back({*folder, "/data", /*read_only=*/true, core_->open_files});
   }
   if (exchange) {
     for (auto& variable : CgiEnvironment(exchange->request, manifest.name.value)) options.env.push_back(std::move(variable));

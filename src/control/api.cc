@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "control/forecast.h"
@@ -179,6 +181,18 @@ std::string UrlOf(const ClusterView& view, const ServiceRecord& service) {
   return gateway->url + route;
 }
 
+// What an instance of `service` does that keeps it where it is; empty: nothing.
+std::string WhyNotNow(const ClusterView& view, const ServiceRecord& service) {
+  for (const DeviceRecord& device : view.devices) {
+    for (const auto& [id, files] : device.open_files) {
+      const auto instance = std::ranges::find(view.instances, id, &InstanceRecord::id);
+      if (instance == view.instances.end() || instance->device != device.name || instance->service != service.name) continue;
+      return fmt::format("instance {} has {} files of device '{}' open: it may move once it has closed them", id.value, files, device.name.value);
+    }
+  }
+  return "";
+}
+
 // The service's record with what is observed of it.
 json Observed(const ClusterView& view, const ServiceRecord& service) {
   json item = Parse(service.ToJson());
@@ -199,9 +213,9 @@ json Observed(const ClusterView& view, const ServiceRecord& service) {
   }
   const std::size_t wanted = service.manifest.state == StateClass::kStateless ? service.manifest.scale_min : service.manifest.shards;
   const bool ready = running >= wanted;
-  std::string fixed;
-  if (!service.manifest.migration.allow) fixed = "[migration] allow = false";
-  else if (running == 0) fixed = "no instance is running";
+  std::string fixed = WhyStays(view, service);
+  if (fixed.empty() && running == 0) fixed = "no instance is running";
+  if (fixed.empty()) fixed = WhyNotNow(view, service);
   item["instances"] = instances;
   item["conditions"] = json::array({{{"type", "Ready"}, {"status", ready}, {"reason", ready ? "" : waiting}},
                                     {{"type", "Migratable"}, {"status", fixed.empty()}, {"reason", fixed}}});
@@ -632,8 +646,8 @@ Result<ApiResponse> Api::StartMigration(const ApiRequest& request) {
     const auto target = std::find_if(view.devices.begin(), view.devices.end(),
                                      [&](const DeviceRecord& d) { return d.name.value == target_name; });
     if (target == view.devices.end()) return NoSuch("devices", target_name);
-    if (!service->manifest.migration.allow) {
-      return FailedPrecondition("service '" + service_name + "' does not allow it: [migration] allow = false");
+    if (const std::string why = WhyStays(view, *service); !why.empty()) {
+      return FailedPrecondition("service '" + service_name + "' does not move: " + why);
     }
     if (target->state != DeviceState::kReady || view.alive.count(target->name) == 0) {
       return FailedPrecondition("device '" + target_name + "' is " +

@@ -323,6 +323,20 @@ TEST_F(ControllerTest, AMoveThatWouldBreakAnSloIsRefusedWithTheFigureUnlessForce
   EXPECT_EQ(Call("POST", "/v1/migrations", wanted).status, 202);
 }
 
+TEST_F(ControllerTest, AServiceIsNotMigratableWhileAnInstanceHasFilesOfItsDeviceOpen) {
+  Register("host0");
+  const std::string id = RunningOn("store", "host0");
+  const auto migratable = [&] { return Get("/v1/services/store")["conditions"][1]; };
+  EXPECT_EQ(migratable()["status"], true);
+  const auto open = [&](const json& files) { return Call("PATCH", "/v1/devices/host0", {{"open_files", files}}).status; };
+  EXPECT_EQ(open(json::array({{{"instance", id}, {"files", 2}}})), 200);
+  EXPECT_EQ(migratable()["status"], false);
+  EXPECT_EQ(migratable()["reason"], "instance " + id + " has 2 files of device 'host0' open: it may move once it has closed them");
+  EXPECT_EQ(open(json::array({{{"instance", "another"}, {"files", 2}}})), 200);
+  EXPECT_EQ(migratable()["status"], true);
+  EXPECT_EQ(open("many"), 400);
+}
+
 TEST_F(ControllerTest, MaintenanceStaysUntilItIsTakenBackButForADeviceThatOnlyLeft) {
   Register("host0");
   const auto state = [&] { return Get("/v1/devices/host0")["state"].get<std::string>(); };

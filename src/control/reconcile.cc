@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include <fmt/format.h>
+
 #include "control/forecast.h"
 
 namespace godwit::control {
@@ -115,7 +117,7 @@ class Reconciler {
       const ServiceRecord* service = Find(view_.services, instance.service, &ServiceRecord::name);
       if (instance.device != device.name || !service || Moving(instance)) continue;
       // Where nothing would be lost another one is made elsewhere.
-      const bool stays = !service->manifest.migration.allow;
+      const bool stays = !WhyStays(view_, *service).empty();
       if (instance.state == InstanceState::kPending || (stays && service->manifest.state == StateClass::kStateless)) {
         Delete(instance);
         continue;
@@ -193,6 +195,16 @@ std::string Misfit(const ClusterView& view, const ServiceRecord& service, const 
   }
   if (device.memory.value != 0 && device.memory < service.manifest.limits.memory) {
     return "it has less memory than [limits] memory = " + FormatByteCount(service.manifest.limits.memory);
+  }
+  return "";
+}
+
+std::string WhyStays(const ClusterView& view, const ServiceRecord& service) {
+  if (!service.manifest.migration.allow) return "[migration] allow = false";
+  if (service.manifest.kind != model::ServiceKind::kCommand) return "";
+  for (const auto& [name, access] : service.manifest.data) {
+    const DatasetRecord* dataset = Find(view.datasets, name, &DatasetRecord::name);
+    if (dataset) return fmt::format("it reads dataset '{}' as a file of device '{}', and files of a device do not move", name.value, dataset->device.value);
   }
   return "";
 }

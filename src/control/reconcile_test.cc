@@ -291,5 +291,15 @@ TEST_F(ReconcileTest, DrainingTriesAnotherTargetAfterARefusalAndLeavesWhatMayNot
   EXPECT_EQ(Decisions().front(), "host0 offline");
 }
 
+TEST_F(ReconcileTest, AProgramThatReadsADatasetAsAFileStaysWithIt) {
+  Device("csd0", DeviceClass::kCsd);
+  Service("reads", "kind = \"command\"\n[data]\nwords = \"read\"\n");
+  Service("asks", "[data]\nwords = \"read\"\n");
+  EXPECT_EQ(WhyStays(view, view.services[0]), "") << "there is no such dataset";
+  view.datasets.push_back({DatasetName("words"), DeviceName("csd0"), {1}, "sha256:cc"});
+  EXPECT_EQ(WhyStays(view, view.services[0]), "it reads dataset 'words' as a file of device 'csd0', and files of a device do not move");
+  EXPECT_EQ(WhyStays(view, view.services[1]), "") << "others read it from there";
+}
+
 }  // namespace
 }  // namespace godwit::control

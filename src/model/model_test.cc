@@ -179,6 +179,7 @@ TEST(RecordsTest, ComeBackFromJsonAsTheyWere) {
   device.core_watts = 1.5;
   device.power_cap_watts = 10;
   device.uses = {{InstanceId("orders-0-x"), 12.5, 0.75, 3}};
+  device.open_files = {{InstanceId("orders-0-x"), 4}};
   device.foreground = {1000, 50, 90, 0.5, 2};
   PackageRecord package{"sha256:aa", {{"sha256:aa", {10}}, {"sha256:bb", {20}}}, {"aarch64", "x86_64"}};
   ServiceRecord service{ServiceName("orders"), *Manifest::FromToml(kOrders, "f"), "sha256:aa", 7};
@@ -212,6 +213,7 @@ TEST(RecordsTest, ComeBackFromJsonAsTheyWere) {
   same(dataset);
   EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->boot_id, device.boot_id);
   EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->uses.at(0).requests_per_second, 12.5);
+  EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->open_files.at(0).files, 4u);
   EXPECT_EQ(DeviceRecord::FromJson(device.ToJson())->foreground.p99_us, 90);
   EXPECT_EQ(MigrationRecord::FromJson(migration.ToJson())->rounds[1].dirty_pages, 7u);
 }

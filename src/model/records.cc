@@ -184,6 +184,8 @@ std::string DeviceRecord::ToJson() const {
                             {"cpu_ms", use.cpu_ms},
                             {"p99_ms", use.p99_ms}});
   }
+  json of_files = json::array();
+  for (const Open& open : open_files) of_files.push_back({{"instance", open.instance.value}, {"files", open.files}});
   return json{{"name", name.value},
               {"class", ToString(device_class)},
               {"isa", isa},
@@ -194,6 +196,7 @@ std::string DeviceRecord::ToJson() const {
               {"core_watts", core_watts},
               {"power_cap_watts", power_cap_watts},
               {"uses", of_instances},
+              {"open_files", of_files},
               {"foreground",
                {{"per_second", foreground.per_second},
                 {"p50_us", foreground.p50_us},
@@ -226,6 +229,11 @@ Result<DeviceRecord> DeviceRecord::FromJson(std::string_view text) {
     Members use("device's use", one.dump());
     record.uses.push_back({InstanceId(use.NameText("instance")), use.Real("requests_per_second", 0, 0), use.Real("cpu_ms", 0, 0), use.Real("p99_ms", 0, 0)});
     if (use.error()) in.Fail("uses", use.error()->message);
+  }
+  for (const json& one : in.Objects("open_files")) {
+    Members open("device's open files", one.dump());
+    record.open_files.push_back({InstanceId(open.NameText("instance")), open.Number("files")});
+    if (open.error()) in.Fail("open_files", open.error()->message);
   }
   if (const json* one = in.Find("foreground", false)) {
     Members of("device's foreground", one->dump());

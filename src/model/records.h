@@ -63,6 +63,12 @@ struct DeviceRecord {
     double requests_per_second = 0, cpu_ms = 0, p99_ms = 0;  // cpu_ms: of one request, of this device's core.
   };
   std::vector<Use> uses;
+  // The instances that have files of this device open, and how many: they cannot move until they close them.
+  struct Open {
+    InstanceId instance;
+    std::uint64_t files = 0;
+  };
+  std::vector<Open> open_files;
   // The reads of its datasets in the last second, and what they leave to functions that run over them.
   struct Foreground {
     double per_second = 0, p50_us = 0, p99_us = 0;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -29,6 +30,9 @@ struct Preopen {
   std::string host;   // Folder on this machine; kept as an absolute path.
   std::string guest;  // Name the guest sees, for example "/data" or ".".
   bool read_only = false;  // Changes fail with EROFS, as on a file system mounted read-only.
+  // Of a folder that no other machine has: how many of its files are open, in all instances that it is given to. Save() fails
+  // while one is. Null: a folder whose files are found elsewhere too.
+  std::shared_ptr<std::atomic<std::uint64_t>> open_here;
 };
 
 // The host's clocks, in nanoseconds. SystemClock() is the real one.
@@ -72,7 +76,7 @@ class Wasi final : public HostModule {
   std::string_view name() const override { return kWasiModule; }
   std::optional<HostFunction> Find(std::string_view function) const override;
   // Open files that were removed travel with their contents. kFailedPrecondition names an open file that was replaced,
-  // or that takes removed ones past kDetachedBytesMax: it cannot be opened elsewhere.
+  // or that takes removed ones past kDetachedBytesMax, or of a folder that is here only: it cannot be opened elsewhere.
   Result<Bytes> Save() const override;
   // Replaces the whole state, args and env included; folders of `preopens` with the same guest path are used
   // instead of the snapshot's. kFailedPrecondition names a file or folder that is not there (or not of its

@@ -53,6 +53,7 @@ struct Descriptor {
   std::string path;                    // From the preopened folder, as Location::path.
   Access access = Access::kRead;       // kFile, kDevice: as opened on the host.
   HostFd host;                         // kFile, kDirectory, kDevice.
+  std::shared_ptr<void> counted;       // The same, of a folder with Preopen::open_here: one of those.
   std::shared_ptr<Stream> stream;      // kStream, kDevice, kConnection.
   std::uint64_t socket = 0;            // kListener: number in Sockets. kConnection: id there.
   std::optional<std::vector<ListedEntry>> listing;  // Directories, once read: a cookie is an index in it.
@@ -205,6 +206,8 @@ Descriptor ListenerDescriptor(std::uint64_t listener);
 Descriptor ConnectionDescriptor(std::uint64_t id, std::shared_ptr<Connection> connection);
 // All that a removed file holds; kFailedPrecondition, naming it, if that is more than `bytes_max`.
 Result<Bytes> ContentsOf(int fd, const std::string& name, std::uint64_t bytes_max);
+// For Descriptor::counted.
+std::shared_ptr<void> CountOpen(const Preopen& preopen);
 // "a/b" of folder path "a" and Location::path "b".
 std::string JoinPath(const std::string& folder, const std::string& path);
 // Writes fdflags as open(2) flags; NONBLOCK is kept here, never on the host's descriptor.

@@ -87,6 +87,12 @@ Errno Calls::Interrupted(GuestCall& call, u32 which, const std::array<u32, 4>& a
   return Errno::kSuccess;
 }
 
+std::shared_ptr<void> CountOpen(const Preopen& preopen) {
+  if (!preopen.open_here) return nullptr;
+  ++*preopen.open_here;
+  return {nullptr, [open = preopen.open_here](void*) { --*open; }};
+}
+
 Errno Adopt(HostFd host, Descriptor& descriptor) {
   struct stat status;
   if (::fstat(host.get(), &status) != 0) return FromHostErrno(errno);

@@ -165,6 +165,7 @@ Errno Calls::path_open(GuestCall& call, u32 fd, u32 lookup, u32 path, u32 path_b
   if (opened.kind == Kind::kDevice) opened.rights &= right::kStream;
   opened.flags = is_directory ? 0 : flags;
   opened.preopen = directory->preopen;
+  opened.counted = CountOpen(state_.folders[directory->preopen].preopen);
   opened.path = std::move(location.path);
   Put<u32>(out, Add(std::move(opened)));
   return Errno::kSuccess;

@@ -135,6 +135,9 @@ Result<Bytes> Calls::Save() const {
     if (d.is_opened()) {
       const Folder& folder = state_.folders[d.preopen];
       const std::string name = JoinPath(folder.preopen.host, d.path);
+      if (folder.preopen.open_here) {
+        return FailedPrecondition("WASI: " + JoinPath(folder.preopen.guest, d.path) + " is open, a file that only this device has: close it, then move");
+      }
       struct stat opened;
       if (::fstat(d.host.get(), &opened) != 0) return ErrnoError("WASI: open file " + name);
       removed = opened.st_nlink == 0 && d.kind != Kind::kDevice;
@@ -223,6 +226,7 @@ Result<Descriptor> Calls::Reopen(const State& state, Descriptor saved, u64 offse
     return FailedPrecondition("WASI: " + name + " is not the kind of file that the snapshot had open");
   }
   if (kind == Kind::kFile && ::lseek(saved.host.get(), static_cast<off_t>(offset), SEEK_SET) < 0) return gone(errno);
+  saved.counted = CountOpen(folder.preopen);
   return saved;
 }
 

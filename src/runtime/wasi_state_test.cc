@@ -135,6 +135,24 @@ TEST_F(WasiStateTest, AnOpenFileThatWasReplacedCannotBeSaved) {
   EXPECT_NE(saved.error().message.find("file"), std::string::npos);
 }
 
+TEST_F(WasiStateTest, AnOpenFileThatIsHereOnlyIsCountedAndCannotBeSaved) {
+  WasiOptions options = Options();
+  const auto open = options.preopens[0].open_here = std::make_shared<std::atomic<std::uint64_t>>(0);
+  Start(options);
+  const u32 fd = Create("file");
+  EXPECT_EQ(*open, 1u);
+  const auto saved = wasi_->Save();
+  ASSERT_FALSE(saved.ok());
+  EXPECT_EQ(saved.error().code, ErrorCode::kFailedPrecondition);
+  EXPECT_NE(saved.error().message.find("/data/file is open"), std::string::npos) << saved.error().message;
+  EXPECT_EQ(calls().fd_close(guest_, fd), Errno::kSuccess);
+  EXPECT_EQ(*open, 0u);
+  EXPECT_TRUE(wasi_->Save().ok());
+  Open("file");
+  wasi_.reset();
+  EXPECT_EQ(*open, 0u) << "an instance that ends closes its files";
+}
+
 TEST_F(WasiStateTest, ARemovedFileTravelsWithItsContentsAndARemovedFolderStaysRemoved) {
   const u32 fd = Create("file");
   Write(fd, "0123456789");

@@ -110,7 +110,7 @@ void HostCore::Unpause() {
   paused = false;
   for (const auto& worker : workers) worker->WithdrawStop();
   changed.notify_all();
-  ArmTimer(Clock::now());
+  if (timer_ || !exchanges.empty()) ArmTimer(Clock::now());
   for (std::size_t i = 0; i < waiting.size() && i < kCommandInstancesMax; ++i) Dispatch();
 }
 
@@ -127,10 +127,7 @@ void HostCore::ArmTimer(Clock::time_point when) {
   if (when >= timer_due_) return;
   timer_due_ = when;
   timer_changed_.notify_all();
-}
-
-void HostCore::LaunchTimer() {
-  timer_ = WarmThread::Run([this] { TimerMain(); });
+  if (!timer_ && !stopping) timer_ = WarmThread::Run([this] { TimerMain(); });
 }
 
 void HostCore::JoinTimer() {

@@ -39,12 +39,12 @@ class HostCore final : public GuestRequests {
   // Wakes workers for what waits; a command host starts another one if it may.
   void Dispatch();
   void Unpause();
+  // Has the timer's thread look at `when`, and launches it the first time.
   void ArmTimer(std::chrono::steady_clock::time_point when);
   // Forgets a request whose answer has been given, or keeps it for its gateway to come back.
   void Retire(const std::shared_ptr<Exchange>& exchange);
 
-  // The thread that ends requests whose time is up. Takes the lock itself.
-  void LaunchTimer();
+  // Ends the thread that ends requests whose time is up. Takes the lock itself.
   void JoinTimer();
 
   // --- GuestRequests

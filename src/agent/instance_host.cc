@@ -74,7 +74,6 @@ Status Host::Start() {
     core_.workers.push_back(std::move(worker));
     core_.workers.back()->Launch();
   }
-  core_.LaunchTimer();
   return {};
 }
 
@@ -115,7 +114,6 @@ Status Host::Load(Bundle bundle, ArrivingMemories memories) {
     core_.workers.push_back(std::move(worker));
   }
   for (const auto& worker : core_.workers) worker->Launch();
-  core_.LaunchTimer();
   return {};
 }
 

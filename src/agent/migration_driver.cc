@@ -22,6 +22,9 @@ Result<std::unique_ptr<runtime::ArrivingMemory>> MigrationSite::PrepareMemory(co
 
 namespace {
 
+// Channels to targets are closed when no move has ended for so long.
+constexpr std::chrono::seconds kChannelsKept{60};
+
 // Sessions are remembered by these names; ours are a tenth of that.
 bool Plausible(const wire::Token& token) {
   constexpr std::size_t kNameBytesMax = 512;
@@ -34,6 +37,35 @@ struct MigrationDriver::Impl {
   Impl(transport::EventLoop& loop, MigrationSite& site, MigrationStore& store, Options options)
       : context(loop, site, store, std::move(options)) {}
 
+  // On the loop.
+  void OpenPool(const std::weak_ptr<Impl>& weak) {
+    transport::ChannelHandlers handlers;
+    handlers.on_frame = [weak](const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
+      if (const auto impl = weak.lock()) impl->OnAnswer(channel, frame);
+    };
+    handlers.on_closed = [weak](const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
+      const auto impl = weak.lock();
+      if (!impl) return;
+      const auto sessions = impl->leaving;
+      for (const auto& [id, session] : sessions) session->OnChannelClosed(channel, reason);
+    };
+    context.channels = std::make_unique<transport::ChannelPool>(context.loop, context.options.channel, std::move(handlers));
+    context.targets.clear();
+  }
+  // A frame of a target.
+  void OnAnswer(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
+    const auto* confirmed = frame.as<wire::Confirmed>();
+    if (!confirmed) return;
+    const Token token = GetToken(*confirmed->token());
+    if (frame.call() != 0) {  // Also where its session is over: nothing of the instance is here then.
+      flatbuffers::FlatBufferBuilder builder;
+      const auto outcome = PutOutcome(builder, true, "");
+      static_cast<void>(channel->Reply(frame.call(), builder, wire::CreateDone(builder, outcome)));
+    }
+    const auto session = leaving.find(token.migration);
+    if (session != leaving.end()) session->second->OnConfirmed(token);
+  }
+
   void Begin(const model::MigrationRecord& record, const std::weak_ptr<Impl>& weak) {
     const model::MigrationId id = record.id;
     auto session = LeavingSession::Start(context, record, [weak, id] {
@@ -43,6 +75,9 @@ struct MigrationDriver::Impl {
   }
   void Over(const model::MigrationId& id, const std::weak_ptr<Impl>& weak) {
     leaving.erase(id);
+    idle = context.loop.After(kChannelsKept, [this, weak] {
+      if (leaving.empty()) OpenPool(weak);
+    });
     while (!queued.empty() && leaving.size() < kMigrationsMax) {
       const model::MigrationRecord next = std::move(queued.front());
       queued.pop_front();
@@ -88,6 +123,7 @@ struct MigrationDriver::Impl {
   void OnStranger(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame);
 
   MigrationContext context;
+  transport::Timer idle;
   std::map<model::MigrationId, std::shared_ptr<LeavingSession>> leaving;
   std::deque<model::MigrationRecord> queued;
   std::set<model::MigrationId> begun;
@@ -97,7 +133,9 @@ struct MigrationDriver::Impl {
 };
 
 MigrationDriver::MigrationDriver(transport::EventLoop& loop, MigrationSite& site, MigrationStore& store, Options options)
-    : impl_(std::make_shared<Impl>(loop, site, store, std::move(options))) {}
+    : impl_(std::make_shared<Impl>(loop, site, store, std::move(options))) {
+  loop.Run([this] { impl_->OpenPool(impl_); });
+}
 
 MigrationDriver::~MigrationDriver() {
   std::vector<std::shared_ptr<LeavingSession>> leaving;
@@ -113,6 +151,8 @@ MigrationDriver::~MigrationDriver() {
     }
     impl_->leaving.clear();
     impl_->arriving.clear();
+    impl_->idle.Cancel();
+    impl_->context.channels.reset();
   });
 }
 

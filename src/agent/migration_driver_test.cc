@@ -170,6 +170,7 @@ class Device {
     transport::ChannelServer::Options listen;
     listen.channel = options_.channel;
     auto server = transport::ChannelServer::Listen(loop_, listen, [this](const std::shared_ptr<transport::Channel>&) {
+      ++channels;
       return transport::ChannelHandlers{
           [this](const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
             if (driver) driver->OnFrame(channel, frame);
@@ -201,6 +202,7 @@ class Device {
 
   FakeSite site;
   std::unique_ptr<MigrationDriver> driver;
+  std::atomic<int> channels{0};  // That were opened to it.
 
  private:
   transport::EventLoop loop_{"device"};
@@ -284,6 +286,22 @@ TEST_F(MigrationDriverTest, MovesAnInstanceAndReportsWhatItCost) {
   EXPECT_EQ(host->released_to->channel, store.devices[kCsd1].channel);
   EXPECT_TRUE(host0.site.left);
   EXPECT_EQ(store.instance.device, kCsd1);
+}
+
+TEST_F(MigrationDriverTest, TheNextMoveToADeviceUsesTheChannelOfTheLast) {
+  host->cannot_move = true;
+  host0.OnRecord(record);
+  EXPECT_EQ(Over()["phase"], "Failed");
+  EXPECT_TRUE(csd1.site.abandoned.Wait());
+  host->cannot_move = false;
+  record.id = model::MigrationId("m-2");
+  {
+    const std::lock_guard lock(store.mutex);
+    store.devices[kCsd1].channel = "127.0.0.1:1";  // Nobody asks for it.
+  }
+  host0.OnRecord(record);
+  EXPECT_TRUE(csd1.site.arrived.Wait());
+  EXPECT_EQ(csd1.channels, 1);
 }
 
 TEST_F(MigrationDriverTest, MemoryIsCopiedWhileTheInstanceRuns) {

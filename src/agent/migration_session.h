@@ -3,13 +3,14 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
 #include "agent/migration_driver.h"
 #include "agent/migration_lane.h"
 #include "migration/handoff.h"
-#include "transport/channel.h"
+#include "transport/channel_pool.h"
 
 namespace godwit::agent {
 
@@ -21,6 +22,11 @@ struct MigrationContext {
   const MigrationDriver::Options options;
   Lane control;  // Questions to the store that somebody waits for.
   Lane reports;  // Progress.
+
+  // --- The loop's.
+  // To targets; they stay open for a while, so that the next move there need not open one.
+  std::unique_ptr<transport::ChannelPool> channels;
+  std::map<model::DeviceName, model::DeviceRecord> targets;  // As the store had them when the channel was opened.
 
   MigrationContext(transport::EventLoop& l, MigrationSite& s, MigrationStore& st, MigrationDriver::Options o)
       : loop(l), site(s), store(st), options(std::move(o)) {}
@@ -52,7 +58,10 @@ class LeavingSession {
                                                std::function<void()> on_over);
   virtual ~LeavingSession() = default;
   virtual void Cancel(const std::string& reason) = 0;
-  virtual void Shut() = 0;  // Ends timers and channel; nothing is called afterwards.
+  // Of a channel to a target.
+  virtual void OnConfirmed(const migration::Token& token) = 0;
+  virtual void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) = 0;
+  virtual void Shut() = 0;  // Ends timers; nothing is called afterwards.
 };
 
 // Target side of one migration. As above.

@@ -71,7 +71,13 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     deadline_.Cancel();
     retry_.Cancel();
     report_.Cancel();
-    DropChannel(Aborted("the agent ends"));
+    LeaveChannel();
+  }
+  void OnConfirmed(const Token& token) override { Feed(source::Confirmed{token}); }
+  void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) override {
+    if (channel != channel_ || shut_) return;
+    LeaveChannel();
+    Feed(source::TargetLost{reason.message});
   }
 
  private:
@@ -180,6 +186,10 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     if (channel_ && channel_->open()) return use(channel_);
     waiting_for_channel_.push_back(std::move(use));
     if (waiting_for_channel_.size() > 1) return;
+    const auto known = context_.targets.find(record_.target);
+    for (const auto& channel : context_.channels->channels()) {
+      if (known != context_.targets.end() && channel->open() && channel->peer().boot == known->second.boot_id) return Connect(known->second);
+    }
     context_.control.Post([weak = weak_from_this(), &store = context_.store, target = record_.target, &loop = context_.loop] {
       auto device = store.Device(target);
       loop.Post([weak, device = std::move(device)] {
@@ -195,32 +205,20 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     if (!token() && device->state == model::DeviceState::kOffline) {
       return ConnectFailed(Unavailable("device " + record_.target.value + " is offline"));
     }
-    transport::ChannelHandlers handlers;
-    handlers.on_frame = [weak = weak_from_this()](const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
-      if (const auto self = weak.lock()) self->OnFrame(channel, frame);
-    };
-    handlers.on_closed = [weak = weak_from_this()](const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
-      if (const auto self = weak.lock()) self->OnClosed(channel, reason);
-    };
-    transport::ConnectChannel(context_.loop, device->channel, context_.options.channel, std::move(handlers),
-                              [weak = weak_from_this()](Result<std::shared_ptr<transport::Channel>> channel) {
-                                const auto self = weak.lock();
-                                if (!self || self->shut_) {
-                                  if (channel.ok()) (*channel)->Close("the migration is over");
-                                  return;
-                                }
-                                self->Connected(std::move(channel));
-                              });
+    context_.channels->Get(device->channel, [weak = weak_from_this(), device = *device](Result<std::shared_ptr<transport::Channel>> channel) {
+      const auto self = weak.lock();
+      if (!self || self->shut_) return;
+      if (channel.ok()) self->context_.targets[device.name] = device;
+      self->Connected(std::move(channel));
+    });
   }
   void Connected(Result<std::shared_ptr<transport::Channel>> channel) {
     if (!channel.ok()) return ConnectFailed(channel.error());
     if ((*channel)->peer().device != record_.target) {
-      (*channel)->Close("not the device that was looked for");
       return ConnectFailed(Unavailable("at its address answers " + (*channel)->peer().device.value));
     }
     channel_ = *std::move(channel);
-    sent_before_ += bytes_on_channel_;
-    bytes_on_channel_ = 0;
+    sent_before_ = channel_->counters().bytes_sent;
     if (token()) Feed(source::TargetRebooted{channel_->peer().boot});  // Means nothing if it is the token's.
     auto users = std::move(waiting_for_channel_);
     waiting_for_channel_.clear();
@@ -237,31 +235,17 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     if (slow) Feed(source::RetryDue{SourcePhase::kPreparing});
     else Feed(source::TargetLost{no_channel_});
   }
-  void OnClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) {
-    if (channel != channel_ || shut_) return;
-    DropChannel(reason);
-    Feed(source::TargetLost{reason.message});
-  }
-  void DropChannel(const Error& reason) {
-    if (!channel_) return;
+  // Other moves may use it, now or later.
+  void LeaveChannel() {
     CountBytes();
-    channel_->Close(reason.message);
     channel_.reset();
   }
-  void OnFrame(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame) {
-    if (channel != channel_ || shut_) return;
-    if (const auto* confirmed = frame.as<wire::Confirmed>()) {
-      const Token token = GetToken(*confirmed->token());
-      if (frame.call() != 0) {
-        flatbuffers::FlatBufferBuilder builder;
-        const auto outcome = PutOutcome(builder, true, "");
-        static_cast<void>(channel->Reply(frame.call(), builder, wire::CreateDone(builder, outcome)));
-      }
-      Feed(source::Confirmed{token});
-    }
-  }
+  // What other moves send at the same time is counted as well: some hundred bytes.
   void CountBytes() {
-    if (channel_) bytes_on_channel_ = channel_->counters().bytes_sent;
+    if (!channel_) return;
+    const std::uint64_t sent = channel_->counters().bytes_sent;
+    bytes_on_channel_ += sent - sent_before_;
+    sent_before_ = sent;
   }
   bool TokenSent() const { return phase_ >= SourcePhase::kCommitting && !Final(); }
 
@@ -287,6 +271,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     });
   }
   void SendPrepare(const std::shared_ptr<transport::Channel>& channel) {
+    if (Final()) return;  // Given up while there was no channel yet.
     if (memories_.empty()) memories_ = host_->Memories();
     std::vector<std::uint64_t> bytes;
     for (const auto& memory : memories_) bytes.push_back(memory->bytes());
@@ -420,10 +405,10 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   // --- Others
   void Do(const source::SendAbort& action) {
     OnLoop([reason = action.reason](Leaving& self) {
-      const auto named = self.token();
-      if (!self.channel_ || !self.channel_->open() || !named) return;
+      if (!self.channel_ || !self.channel_->open()) return;
+      const auto named = self.token();  // None before it has answered: it may be preparing all the same.
       flatbuffers::FlatBufferBuilder builder;
-      const auto token = PutToken(builder, *named);
+      const auto token = PutToken(builder, named.value_or(Token{self.record_.id, self.record_.instance, self.record_.epoch, self.channel_->peer().boot}));
       const auto text = builder.CreateString(reason);
       static_cast<void>(self.channel_->Tell(builder, wire::CreateAbort(builder, token, text)));
     });
@@ -578,7 +563,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
                                {"stop_latency_us", record_.stop_latency_us},
                                {"downtime_us", record_.phase == model::MigrationPhase::kDone ? downtime_us_.load() : 0},
                                {"total_us", record_.total_us},
-                               {"bytes_sent", sent_before_ + bytes_on_channel_ + page_bytes_sent_},
+                               {"bytes_sent", bytes_on_channel_ + page_bytes_sent_},
                                {"memory_bytes", record_.memory_bytes},
                                {"source_isa", record_.source_isa},
                                {"target_isa", record_.target_isa},

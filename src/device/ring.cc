@@ -21,6 +21,7 @@
 
 #include <fmt/format.h>
 
+#include "base/descriptor.h"
 #include "device/numbers.h"
 #include "device/wire.h"
 
@@ -32,23 +33,6 @@ using Clock = std::chrono::steady_clock;
 // How long a side looks for more before it sleeps: about what a wake-up costs.
 constexpr std::chrono::microseconds kSpin{50};
 constexpr std::uint32_t kMagic = 0x52445747;  // "GWDR"
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 void Relax() {
 #if defined(__x86_64__)

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <span>
 
+#include "base/descriptor.h"
+
 namespace godwit::migration {
 namespace {
 
@@ -30,20 +32,6 @@ constexpr std::uint64_t kIsWritten = 1 << 1, kIsPresent = 1 << 3, kIsSwapped = 1
 
 // Runs longer than this may be page tables without pages: what of them exists is asked for.
 constexpr std::uint64_t kCheckedRunPages = 64;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  const int fd_;
-};
 
 class WriteProtectTracker final : public PageTracker {
  public:

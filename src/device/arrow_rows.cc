@@ -46,6 +46,7 @@ struct Wanted {
   std::size_t node = 0, buffer = 0;  // Its first in a record batch.
   std::optional<std::int64_t> dictionary;
   Buffer elements, text;
+  Buffer validity;                   // A bit an element, 0 of a null; empty: there are none.
 };
 
 struct Dictionary {
@@ -344,7 +345,6 @@ class ArrowRows final : public Rows {
     const bool text = IsText(wanted->layout);
     if (nodes == nullptr || buffers == nullptr || wanted->node >= nodes->size() || wanted->buffer + (text ? 3 : 2) > buffers->size()) return bad("it lacks buffers");
     if (nodes->Get(static_cast<unsigned>(wanted->node))->length() != rows) return bad("its length is not the record batch's");
-    if (nodes->Get(static_cast<unsigned>(wanted->node))->null_count() != 0) return bad("it has nulls, which 'scan' does not know");
     const auto load = [&](std::size_t index, std::uint64_t least, Buffer* to) -> Status {
       const auto* buffer = buffers->Get(static_cast<unsigned>(index));
       const std::uint64_t size = message.end - message.body;
@@ -360,6 +360,8 @@ class ArrowRows final : public Rows {
       return to->bytes.size() == length ? Status() : Status(bad("a buffer is cut short"));
     };
     const auto count = static_cast<std::uint64_t>(rows);
+    wanted->validity.bytes = {};
+    if (nodes->Get(static_cast<unsigned>(wanted->node))->null_count() != 0) GODWIT_TRY(load(wanted->buffer, (count + 7) / 8, &wanted->validity));
     const std::uint64_t least = text ? (count == 0 ? 0 : (count + 1) * wanted->width) : wanted->width == 0 ? (count + 7) / 8 : count * wanted->width;
     GODWIT_TRY(load(wanted->buffer + 1, least, &wanted->elements));
     return text ? load(wanted->buffer + 2, 0, &wanted->text) : Status();
@@ -402,6 +404,7 @@ class ArrowRows final : public Rows {
     }
     if (held > kDictionaryBytesMax) return Malformed(message.begin, fmt::format("dictionaries of more than {} bytes", kDictionaryBytesMax));
     GODWIT_TRY(ReadArray(source, message, *header->data(), rows, &texts, &held));
+    if (!texts.validity.bytes.empty()) return Malformed(message.begin, "its dictionary has nulls; only the indices to it may");
     if (!AppendTexts(texts, dictionary.layout, 0, static_cast<std::size_t>(rows), &dictionary.texts)) return Malformed(message.begin, "a text of its dictionary is outside of its buffer");
     dictionary.parts.emplace_back(std::move(texts.elements), std::move(texts.text));
     dictionaries_at_.push_back(message.begin);
@@ -413,6 +416,10 @@ class ArrowRows final : public Rows {
       return Malformed(position_, fmt::format("column '{}', rows from {} on: {}", options_.format.columns[wanted.column].name, from, what));
     };
     const std::uint8_t* elements = wanted.elements.bytes.data();
+    if (const ByteView valid = wanted.validity.bytes; !valid.empty()) {
+      to->nulls.resize(count);
+      for (std::size_t i = 0; i < count; ++i) to->nulls[i] = (valid[(from + i) / 8] >> ((from + i) % 8) & 1) == 0;
+    }
     const auto numbers = [&](auto zero, std::int64_t divisor) {
       using Element = decltype(zero);
       to->numbers.resize(count);
@@ -430,7 +437,9 @@ class ArrowRows final : public Rows {
         else if (wanted.width == 2) numbers(std::uint16_t{0}, 1);
         else if (wanted.width == 4) numbers(std::uint32_t{0}, 1);
         else numbers(std::uint64_t{0}, 1);
-        if (wanted.width == 8 && std::any_of(to->numbers.begin(), to->numbers.end(), [](std::int64_t n) { return n < 0; })) return bad("a number is larger than 63 bits hold");
+        for (std::size_t i = 0; wanted.width == 8 && i < count; ++i) {
+          if (to->numbers[i] < 0 && !to->IsNull(i)) return bad("a number is larger than 63 bits hold");
+        }
         break;
       case Layout::kDays: numbers(std::int32_t{0}, 1); break;
       case Layout::kMilliseconds: numbers(std::int64_t{0}, kDayMs); break;
@@ -440,7 +449,7 @@ class ArrowRows final : public Rows {
       case Layout::kDecimal:
         for (std::size_t i = from; i < from + count; ++i) {
           const auto low = Load<std::int64_t>(elements + i * 16), high = Load<std::int64_t>(elements + i * 16 + 8);
-          if (high != low >> 63) return bad("a decimal is larger than 63 bits hold");
+          if (high != low >> 63 && !to->IsNull(i - from)) return bad("a decimal is larger than 63 bits hold");
           to->numbers.push_back(low);
         }
         break;
@@ -454,11 +463,22 @@ class ArrowRows final : public Rows {
       case Layout::kText:
       case Layout::kLargeText:
         if (!AppendTexts(wanted, wanted.layout, from, count, &to->texts)) return bad("a text is outside of its buffer");
-        return {};
+    }
+    // What lies in the place of a null may be anything.
+    for (std::size_t i = 0; i < to->nulls.size(); ++i) {
+      if (to->nulls[i] == 0) continue;
+      if (!to->numbers.empty()) to->numbers[i] = 0;
+      if (!to->reals.empty()) to->reals[i] = 0;
+      if (!to->texts.empty()) to->texts[i] = {};
     }
     if (!wanted.dictionary) return {};
     const std::vector<std::string_view>& texts = dictionaries_.at(*wanted.dictionary).texts;
-    for (const std::int64_t index : to->numbers) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int64_t index = to->numbers[i];
+      if (to->IsNull(i)) {
+        to->texts.emplace_back();
+        continue;
+      }
       if (index < 0 || static_cast<std::uint64_t>(index) >= texts.size()) return bad("an index is outside of its dictionary");
       to->texts.push_back(texts[static_cast<std::size_t>(index)]);
     }

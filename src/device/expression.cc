@@ -28,6 +28,13 @@ Error Overflow() { return InvalidArgument("a number became larger than 63 bits h
 
 bool IsNumeric(const Type& type) { return type.kind == TypeKind::kNumber || type.kind == TypeKind::kReal || type.kind == TypeKind::kCondition; }
 
+// Null where one of them is.
+void AddNulls(const Column& other, Column* to) {
+  if (other.nulls.empty()) return;
+  to->nulls.resize(other.nulls.size());
+  for (std::size_t i = 0; i < other.nulls.size(); ++i) to->nulls[i] |= other.nulls[i];
+}
+
 // --- Parts of expressions
 
 class ColumnReference final : public Expression {
@@ -50,6 +57,7 @@ class Literal final : public Expression {
   Literal(Type type, std::int64_t number, double real, std::string text) : type_(type), number_(number), real_(real), text_(std::move(text)) {}
   Type type() const override { return type_; }
   Status Evaluate(const Batch& batch, Column* to) const override {
+    to->nulls.clear();
     if (type_.kind == TypeKind::kText) to->texts.assign(batch.rows, text_);
     else if (type_.kind == TypeKind::kReal) to->reals.assign(batch.rows, real_);
     else to->numbers.assign(batch.rows, number_);
@@ -73,6 +81,7 @@ class Conversion final : public Expression {
   Status Evaluate(const Batch& batch, Column* to) const override {
     Column from;
     GODWIT_TRY(of_->Evaluate(batch, &from));
+    to->nulls = std::move(from.nulls);
     if (type_.kind == TypeKind::kReal) {
       const double divisor = static_cast<double>(PowerOfTen(of_->type().scale));
       to->reals.resize(batch.rows);
@@ -132,6 +141,8 @@ class Comparison final : public Expression {
     GODWIT_TRY(left_->Evaluate(batch, &a));
     GODWIT_TRY(right_->Evaluate(batch, &b));
     to->numbers.resize(batch.rows);
+    to->nulls = std::move(a.nulls);
+    AddNulls(b, to);
     const TypeKind kind = left_->type().kind;
     if (kind == TypeKind::kText) CompareAll(comparator_, a.texts, b.texts, to->numbers);
     else if (kind == TypeKind::kReal) CompareAll(comparator_, a.reals, b.reals, to->numbers);
@@ -161,6 +172,17 @@ class Logic final : public Expression {
     }
     Column other;
     GODWIT_TRY(right_->Evaluate(batch, &other));
+    if (!to->nulls.empty() || !other.nulls.empty()) {
+      // Null, unless a side that is not decides: false of 'and', true of 'or'.
+      std::vector<std::uint8_t> nulls(batch.rows);
+      for (std::size_t i = 0; i < batch.rows; ++i) {
+        const bool a = to->IsNull(i), b = other.IsNull(i);
+        nulls[i] = (a && (b || (other.numbers[i] != 0) == both_)) || (b && (to->numbers[i] != 0) == both_);
+        if (a) to->numbers[i] = both_;
+        if (b) other.numbers[i] = both_;
+      }
+      to->nulls = std::move(nulls);
+    }
     for (std::size_t i = 0; i < batch.rows; ++i) {
       to->numbers[i] = both_ ? to->numbers[i] & other.numbers[i] : to->numbers[i] | other.numbers[i];
     }
@@ -185,6 +207,7 @@ class Arithmetic final : public Expression {
     Column b;
     GODWIT_TRY(left_->Evaluate(batch, to));
     GODWIT_TRY(right_->Evaluate(batch, &b));
+    AddNulls(b, to);
     if (type_.kind == TypeKind::kReal) {
       for (std::size_t i = 0; i < batch.rows; ++i) {
         double& value = to->reals[i];
@@ -247,6 +270,7 @@ class LikeTest final : public Expression {
     GODWIT_TRY(of_->Evaluate(batch, &from));
     to->numbers.resize(batch.rows);
     for (std::size_t i = 0; i < batch.rows; ++i) to->numbers[i] = Like(from.texts[i], pattern_);
+    to->nulls = std::move(from.nulls);
     return {};
   }
   void MarkColumns(std::vector<bool>& needed) const override { of_->MarkColumns(needed); }
@@ -254,6 +278,25 @@ class LikeTest final : public Expression {
  private:
   const Pointer of_;
   const std::string pattern_;
+};
+
+class NullTest final : public Expression {
+ public:
+  NullTest(Pointer of, bool wanted) : of_(std::move(of)), wanted_(wanted) {}
+  Type type() const override { return {TypeKind::kCondition, 0}; }
+  Status Evaluate(const Batch& batch, Column* to) const override {
+    Column from;
+    GODWIT_TRY(of_->Evaluate(batch, &from));
+    to->nulls.clear();
+    to->numbers.resize(batch.rows);
+    for (std::size_t i = 0; i < batch.rows; ++i) to->numbers[i] = from.IsNull(i) == wanted_;
+    return {};
+  }
+  void MarkColumns(std::vector<bool>& needed) const override { of_->MarkColumns(needed); }
+
+ private:
+  const Pointer of_;
+  const bool wanted_;
 };
 
 // --- The parser: recursive descent, one function a level
@@ -370,6 +413,12 @@ class Parser {
       } while (Symbol(","));
       if (!Symbol(")")) return Bad("the list of 'in' does not end");
       return any;
+    }
+    if (Word("is")) {
+      GODWIT_TRY(Part());
+      const bool wanted = !Word("not");
+      if (!Word("null")) return Bad("'is' needs 'null' or 'not null'");
+      return Pointer(std::make_shared<NullTest>(std::move(left), wanted));
     }
     if (Word("like")) {
       GODWIT_TRY(Part());

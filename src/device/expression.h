@@ -2,9 +2,10 @@
 //
 //   l_shipdate >= date '1994-01-01' and l_discount between 0.05 and 0.07 and l_shipmode in ('MAIL', 'SHIP')
 //
-// Operators, loosest first: or; and; not; = != < <= > >= between in like; + -; * /; a minus before a factor. Numbers are exact
-// decimals (an integer times a power of ten) but for '/' and literals with an exponent, which are 64-bit IEEE 754. A condition
-// used as a number is 1 or 0. 'like' knows % and _.
+// Operators, loosest first: or; and; not; = != < <= > >= between in like, is null, is not null; + -; * /; a minus before a factor.
+// Numbers are exact decimals (an integer times a power of ten) but for '/' and literals with an exponent, which are 64-bit IEEE 754.
+// A condition used as a number is 1 or 0. 'like' knows % and _. A value may be null, as in SQL: so is what is computed from it, 'and'
+// and 'or' only where the other side does not decide.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +37,14 @@ struct ColumnDescription {
 };
 
 // Values of one column or expression: `texts` of kText, `reals` of kReal, `numbers` otherwise (days since 1970 of a date).
+// nulls[i] != 0: value i is null, and 0 or "" in its vector. Empty: none is.
 struct Column {
   std::vector<std::int64_t> numbers;
   std::vector<double> reals;
   std::vector<std::string_view> texts;
+  std::vector<std::uint8_t> nulls;
+
+  bool IsNull(std::size_t row) const { return !nulls.empty() && nulls[row] != 0; }
 };
 
 struct Batch {

@@ -39,7 +39,7 @@ struct RowsOptions {
 // `saved` is null at the start; else what Save gave is read from it, and errors are left in it.
 // Comma-separated values.
 std::unique_ptr<Rows> MakeTextRows(RowsOptions options, Arguments* saved);
-// JSON lines: an object on each line; columns are its members, by name. What else it has is skipped.
+// JSON lines: an object on each line; columns are its members, by name, null where they are missing. What else it has is skipped.
 std::unique_ptr<Rows> MakeJsonRows(RowsOptions options, Arguments* saved);
 // Apache Arrow IPC, stream or file, uncompressed: columns are found by name, and their types must fit. A record batch belongs to the part
 // in which its message begins, and the columns needed of one are held at once: at most kArrowBatchBytesMax.

@@ -1,5 +1,6 @@
 // scan: the rows of a table that a condition holds for, some expressions of each; or counts, sums, least, most, means of them,
-// in groups. Output: comma-separated values, groups in the order of their keys.
+// in groups. Output: comma-separated values, groups in the order of their keys. A null is an empty field, in a group's key too; a condition that is null
+// does not hold; aggregates of expressions pass nulls over.
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -20,7 +21,7 @@ enum class Operation { kCount, kSum, kLeast, kMost, kMean };
 
 struct Aggregate {
   Operation operation = Operation::kCount;
-  std::shared_ptr<const Expression> of;  // Null: count of rows.
+  std::shared_ptr<const Expression> of;  // None: count of rows.
 };
 
 enum class Format { kCsv, kJsonLines, kArrow };
@@ -70,6 +71,7 @@ void AppendField(std::string_view text, std::string& to) {
 }
 
 void AppendValue(const Type& type, const Column& column, std::size_t row, std::string& to) {
+  if (column.IsNull(row)) return;
   switch (type.kind) {
     case TypeKind::kText: AppendField(column.texts[row], to); break;
     case TypeKind::kReal: fmt::format_to(std::back_inserter(to), "{}", column.reals[row]); break;
@@ -139,7 +141,7 @@ class ScanWork final : public Work {
     std::size_t count = 0;
     for (std::size_t row = 0; row < batch_.rows; ++row) {
       chosen_[count] = row;
-      count += condition_.numbers[row] != 0;
+      count += condition_.numbers[row] != 0 && !condition_.IsNull(row);
     }
     chosen_.resize(count);
     return {};
@@ -196,8 +198,9 @@ class ScanWork final : public Work {
     return &groups_.emplace(key, std::vector<Total>(plan_->aggregates.size())).first->second;
   }
   static void Add(const Aggregate& aggregate, const Column& operand, std::size_t row, Total* total) {
+    if (operand.IsNull(row)) return;
     ++total->count;
-    if (!aggregate.of) return;
+    if (!aggregate.of || aggregate.operation == Operation::kCount) return;
     const auto add = [&](auto value, auto& to) {
       const bool first = total->count == 1;
       switch (aggregate.operation) {
@@ -221,7 +224,7 @@ class ScanWork final : public Work {
       text_ += '\n';
     }
   }
-  // Of no rows, all but a count is an empty field.
+  // Of no values, all but a count is an empty field.
   void Write(const Aggregate& aggregate, const Total& total) {
     if (aggregate.operation == Operation::kCount) return AppendNumber(static_cast<__int128>(total.count), 0, text_);
     if (total.count == 0) return;
@@ -304,7 +307,7 @@ class ScanArguments {
     }
     return list;
   }
-  // "count", "sum(expression)", ...
+  // "count", "count(expression)", "sum(expression)", ...
   void ReadAggregates(Plan& plan) {
     static constexpr std::pair<std::string_view, Operation> kOperations[] = {
         {"count", Operation::kCount}, {"sum", Operation::kSum}, {"min", Operation::kLeast}, {"max", Operation::kMost}, {"avg", Operation::kMean}};
@@ -313,8 +316,8 @@ class ScanArguments {
       const std::size_t open = std::min(text.find('('), text.size());
       const auto* operation = std::find_if(std::begin(kOperations), std::end(kOperations), [&](const auto& o) { return o.first == text.substr(0, open); });
       const bool closed = open < text.size() && text.back() == ')';
-      if (operation == std::end(kOperations) || (operation->second == Operation::kCount ? text != "count" : !closed)) {
-        arguments_.Fail("aggregates", "has '" + text + "': it is count, or sum, min, max or avg of (an expression)");
+      if (operation == std::end(kOperations) || (!closed && text != "count")) {
+        arguments_.Fail("aggregates", "has '" + text + "': it is count, or count, sum, min, max or avg of (an expression)");
         continue;
       }
       Aggregate aggregate{operation->second, nullptr};
@@ -323,7 +326,7 @@ class ScanArguments {
         if (!aggregate.of) continue;
         const TypeKind kind = aggregate.of->type().kind;
         const bool order = aggregate.operation == Operation::kLeast || aggregate.operation == Operation::kMost;
-        if (kind == TypeKind::kText || (kind == TypeKind::kDate && !order)) {
+        if (aggregate.operation != Operation::kCount && (kind == TypeKind::kText || (kind == TypeKind::kDate && !order))) {
           arguments_.Fail("aggregates", "has '" + text + "', which is not possible for values of type " + ToString(aggregate.of->type()));
         }
       }

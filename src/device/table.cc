@@ -41,7 +41,22 @@ void StartBatch(const TableFormat& format, Batch* to) {
     column.numbers.clear();
     column.reals.clear();
     column.texts.clear();
+    column.nulls.clear();
   }
+}
+
+void FinishBatch(Batch* to) {
+  for (Column& column : to->columns) {
+    if (!column.nulls.empty()) column.nulls.resize(to->rows);
+  }
+}
+
+void StoreNull(const ColumnDescription& column, std::size_t row, Column* to) {
+  to->nulls.resize(row + 1);
+  to->nulls[row] = 1;
+  if (column.type.kind == TypeKind::kText) to->texts.emplace_back();
+  else if (column.type.kind == TypeKind::kReal) to->reals.push_back(0);
+  else to->numbers.push_back(0);
 }
 
 Status StoreField(const ColumnDescription& column, std::string_view field, std::size_t row, Column* to) {
@@ -97,7 +112,9 @@ Result<std::size_t> TableReader::Read(std::string_view lines, Batch* to) {
       }
       line_ended = at >= lines.size() || lines[at] == '\n';
       if (!line_ended) ++at;
-      if (needed_[column]) GODWIT_TRY(StoreField(format_.columns[column], field, to->rows, &to->columns[column]));
+      if (!needed_[column]) continue;
+      if (field.empty() && format_.columns[column].type.kind != TypeKind::kText) StoreNull(format_.columns[column], to->rows, &to->columns[column]);
+      else GODWIT_TRY(StoreField(format_.columns[column], field, to->rows, &to->columns[column]));
     }
     if (!line_ended) {
       const void* end = std::memchr(lines.data() + at, '\n', lines.size() - at);
@@ -106,6 +123,7 @@ Result<std::size_t> TableReader::Read(std::string_view lines, Batch* to) {
     if (at < lines.size()) ++at;
     ++to->rows;
   }
+  FinishBatch(to);
   return at;
 }
 

@@ -1,4 +1,5 @@
-// Tables in text: comma-separated values (RFC 4180, with any delimiter and without line breaks in fields) to columns.
+// Tables in text: comma-separated values (RFC 4180, with any delimiter and without line breaks in fields) to columns. An empty field
+// of a column that is no text is null.
 #pragma once
 
 #include <deque>
@@ -20,6 +21,10 @@ struct TableFormat {
 void StartBatch(const TableFormat& format, Batch* to);
 // A value from its text behind those that `to` has; `row` is for the error.
 Status StoreField(const ColumnDescription& column, std::string_view field, std::size_t row, Column* to);
+
+void StoreNull(const ColumnDescription& column, std::size_t row, Column* to);
+// After the last row.
+void FinishBatch(Batch* to);
 
 class TableReader {
  public:

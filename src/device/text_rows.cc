@@ -134,13 +134,17 @@ class JsonReader {
       if (!nlohmann::json::sax_parse(line, &object_)) return bad(object_.problem);
       for (std::size_t i = 0; i < needed_.size(); ++i) {
         if (!needed_[i]) continue;
-        if (!object_.seen[i]) return bad(fmt::format("member '{}' is missing or null", format_.columns[i].name));
+        if (!object_.seen[i]) {
+          StoreNull(format_.columns[i], to->rows, &to->columns[i]);
+          continue;
+        }
         std::string_view field = object_.fields[i];
         if (format_.columns[i].type.kind == TypeKind::kText) field = texts_.emplace_back(field);
         GODWIT_TRY(StoreField(format_.columns[i], field, to->rows, &to->columns[i]));
       }
       ++to->rows;
     }
+    FinishBatch(to);
     return at;
   }
 

@@ -62,6 +62,14 @@ struct Engine::Job {
   bool late() const { return request.deadline.count() > 0 && Clock::now() - arrived >= request.deadline; }
 };
 
+struct Engine::Parked {
+  Request request;  // Its state is the one that the work gave.
+  std::shared_ptr<const Function> function;
+  std::shared_ptr<const Source> source;
+  std::unique_ptr<Work> work;
+  Clock::time_point since{};
+};
+
 struct Engine::BatchRun {
   std::shared_ptr<Job> job;
   std::vector<bool> started, ended;
@@ -286,6 +294,7 @@ Status Engine::Functions(const Request& request, Completion* completion) {
   }
   if (loaded.built_in) return FailedPrecondition("a built-in function cannot be unloaded");
   if (loaded.active) return FailedPrecondition(fmt::format("function {} is active: deactivate it first", request.function));
+  std::erase_if(parked_, [&](const auto& one) { return one->request.function == request.function; });
   functions_.erase(found);
   return {};
 }
@@ -436,7 +445,18 @@ void Engine::CoreMain() {
   const auto core = options_.foreground ? std::make_unique<YieldingThread>() : nullptr;
   Lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return ending_ || (waiting_count_ > 0 && running_ < cores_); });
+    const auto wanted = [&] { return ending_ || (waiting_count_ > 0 && running_ < cores_); };
+    if (parked_.empty()) {
+      changed_.wait(lock, wanted);
+    } else if (!changed_.wait_until(lock, parked_.front()->since + options_.parked_for, wanted)) {
+      if (parked_.empty() || Clock::now() - parked_.front()->since < options_.parked_for) continue;
+      auto late = std::move(parked_.front());
+      parked_.pop_front();
+      lock.unlock();
+      late.reset();
+      lock.lock();
+      continue;
+    }
     if (waiting_count_ == 0) return;  // Ending.
     // The tenant after the last one, in order of their names, around.
     auto turn = waiting_.upper_bound(last_tenant_);
@@ -471,24 +491,62 @@ void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
   Finish(job, std::move(completion));
 }
 
-Status Engine::RunPiece(const Job& job, const Source& source, Completion* completion, Result<Bytes>* state) {
+std::unique_ptr<Engine::Parked> Engine::TakeParked(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find_if(parked_, [&](const auto& one) {
+    const Request& of = one->request;
+    return of.function == request.function && of.tenant == request.tenant && of.name == request.name && of.offset == request.offset &&
+           of.bytes == request.bytes && of.data == request.data && of.state == request.state;
+  });
+  if (found == parked_.end()) return nullptr;
+  auto taken = std::move(*found);
+  parked_.erase(found);
+  return taken;
+}
+
+void Engine::Park(std::unique_ptr<Parked> parked) {
+  std::unique_ptr<Parked> oldest;  // Goes without the lock.
+  const std::lock_guard lock(mutex_);
+  parked->since = Clock::now();
+  parked_.push_back(std::move(parked));
+  if (parked_.size() <= kParkedMax) return;
+  oldest = std::move(parked_.front());
+  parked_.pop_front();
+}
+
+Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state) {
   const Request& request = job.request;
-  const std::uint64_t size = source.size();
-  Part part{std::min(request.offset, size), size};
-  if (request.bytes != 0) part.end = part.begin + std::min(request.bytes, size - part.begin);
-  GODWIT_ASSIGN(const auto work, job.function->Begin(request.data, request.state, part));
+  std::unique_ptr<Work> work;
+  if (!request.state.empty()) {
+    if (const auto parked = TakeParked(request)) {
+      work = std::move(parked->work);
+      source = std::move(parked->source);
+    }
+  }
+  if (!work) {
+    const std::uint64_t size = source->size();
+    Part part{std::min(request.offset, size), size};
+    if (request.bytes != 0) part.end = part.begin + std::min(request.bytes, size - part.begin);
+    GODWIT_ASSIGN(work, job.function->Begin(request.data, request.state, part));
+  }
+  const std::uint64_t read_before = work->read_bytes();
   JobPace pace(job, options_);
-  GODWIT_ASSIGN(bool finished, work->Run(source, pace, &completion->data));
+  GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion->data));
   *state = finished ? Result<Bytes>(Bytes()) : work->Save();
   // More state than travels: it goes on here past its slice.
   while (!finished && !state->ok() && state->error().code == ErrorCode::kResourceExhausted && !pace.past_slice) {
     pace.past_slice = true;
     if (pace.Over(completion->data.size())) break;
-    GODWIT_ASSIGN(finished, work->Run(source, pace, &completion->data));
+    GODWIT_ASSIGN(finished, work->Run(*source, pace, &completion->data));
     *state = finished ? Result<Bytes>(Bytes()) : work->Save();
   }
-  completion->read_bytes = work->read_bytes();
+  completion->read_bytes = work->read_bytes() - read_before;
   completion->more = !finished;
+  if (!finished && state->ok() && source->file()) {
+    auto parked = std::make_unique<Parked>(Parked{request, job.function, std::move(source), std::move(work)});
+    parked->request.state = **state;
+    Park(std::move(parked));
+  }
   return {};
 }
 
@@ -518,7 +576,7 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     }
     Result<Bytes> state = Bytes();
     Status worked;
-    const auto work = [&] { worked = RunPiece(job, *source, &completion, &state); };
+    const auto work = [&] { worked = RunPiece(job, std::move(source), &completion, &state); };
     core != nullptr ? core->Run(work) : work();
     GODWIT_TRY(worked);
     const std::size_t output = request.name.empty() ? 1 : 0;

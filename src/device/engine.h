@@ -44,6 +44,7 @@ class Programs {
 inline constexpr std::size_t kOutputBytes = 128 << 10;        // An Execute ends early once it has so many.
 inline constexpr std::size_t kLoadedPerTenantMax = 64;
 inline constexpr std::size_t kUnderWayPerTenantMax = 1024;
+inline constexpr std::size_t kParkedMax = 8;
 
 class Engine final : public Device {
  public:
@@ -53,6 +54,9 @@ class Engine final : public Device {
     std::shared_ptr<Programs> programs;  // Null: built-in functions alone.
     std::vector<std::shared_ptr<const Function>> built_in;
     std::shared_ptr<Foreground> foreground;  // What goes before the work here; null: nothing does.
+    // Work that ended a piece over data that lies here is kept so long for its next piece, which then needs no more than to go on;
+    // of at most kParkedMax.
+    std::chrono::milliseconds parked_for{1000};
   };
   explicit Engine(Options options);
   // Aborts what is under way; its completions come before this returns.
@@ -75,6 +79,7 @@ class Engine final : public Device {
   };
   struct Job;
   struct BatchRun;
+  struct Parked;
   class JobPace;
   using Clock = std::chrono::steady_clock;
   using Lock = std::unique_lock<std::mutex>;
@@ -94,7 +99,10 @@ class Engine final : public Device {
   void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
   Completion Execute(Job& job, YieldingThread* core);
   // One piece of work: its output, how far it came, and in `state` what to go on from.
-  Status RunPiece(const Job& job, const Source& source, Completion* completion, Result<Bytes>* state);
+  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
+  // What the same work was when it gave the state that the request is to go on from; null: it is not here (any more).
+  std::unique_ptr<Parked> TakeParked(const Request& request);
+  void Park(std::unique_ptr<Parked> parked);
   void RunBatch(const std::shared_ptr<Job>& job);
   void StartReady(const std::shared_ptr<BatchRun>& batch);
   void CoreMain();
@@ -105,6 +113,7 @@ class Engine final : public Device {
   std::condition_variable changed_;
   bool ending_ = false;
   std::map<std::uint32_t, Loaded> functions_;
+  std::deque<std::unique_ptr<Parked>> parked_;  // The oldest first.
   std::uint32_t next_function_ = 1;
   std::map<std::string, std::deque<std::shared_ptr<Job>>> waiting_;  // By tenant.
   std::string last_tenant_;                                          // Whose turn was last.

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,12 @@ class Source {
   virtual std::uint64_t size() const = 0;
   // At most `bytes` from `offset`, fewer only at the end: where it lies, or copied to `scratch`, until either goes.
   virtual Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const = 0;
+  // The file whose first size() bytes these are, to be mapped; open for as long as this lives. Nullopt: it is none.
+  virtual std::optional<int> file() const { return std::nullopt; }
+  // kCorrupt, naming the place, unless `bytes`, read from that file, are what was put there: from `offset`, a multiple of
+  // kCheckedBytes, to another one or to the end. Window does that by itself.
+  virtual Status Check(std::uint64_t /*offset*/, ByteView /*bytes*/) const { return {}; }
+  static constexpr std::uint64_t kCheckedBytes = 4096;
 };
 
 // Bytes in memory. `owner` keeps them; null: they outlive this.

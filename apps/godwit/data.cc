@@ -215,20 +215,37 @@ Result<std::vector<std::string>> AllOf(ClusterClient& cluster, const std::string
   return names;
 }
 
-Result<int> GetData(const DataOptions& options, const Session& session) {
-  GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const std::vector<std::string> names, AllOf(*cluster, options.name));
-  const std::unique_ptr<FILE, int (*)(FILE*)> opened(options.file == "-" ? nullptr : std::fopen(options.file.c_str(), "wb"), [](FILE* file) { return std::fclose(file); });
-  FILE* to = options.file == "-" ? stdout : opened.get();
-  if (!to) return ErrnoError(options.file);
+// One after the other.
+Status WriteDatasets(ClusterClient& cluster, const std::vector<std::string>& names, FILE* to) {
   for (const std::string& name : names) {
-    GODWIT_ASSIGN(const auto client, ClientOfHolder(*cluster, name));
+    GODWIT_ASSIGN(const auto client, ClientOfHolder(cluster, name));
     GODWIT_ASSIGN(const HttpAnswer answer, client->Stream(CallFor("GET", name), [&](std::string_view piece) {
       return std::fwrite(piece.data(), 1, piece.size(), to) == piece.size();
     }));
     if (answer.status >= 400) return ErrorOfAnswer(answer);
   }
-  if (std::fflush(to) != 0) return ErrnoError(options.file);
+  return std::fflush(to) == 0 ? Status() : Status(ErrnoError("writing"));
+}
+
+Result<int> GetData(const DataOptions& options, const Session& session) {
+  GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
+  GODWIT_ASSIGN(const std::vector<std::string> names, AllOf(*cluster, options.name));
+  if (options.file == "-") {
+    GODWIT_TRY(WriteDatasets(*cluster, names, stdout));
+    return kExitDone;
+  }
+  // A file is there once all of it is; a pipe gets what comes.
+  std::error_code error;
+  const bool whole = !std::filesystem::exists(options.file, error) || std::filesystem::is_regular_file(options.file, error);
+  const std::string path = whole ? options.file + ".part" : options.file;
+  std::unique_ptr<FILE, int (*)(FILE*)> to(std::fopen(path.c_str(), "wb"), [](FILE* file) { return std::fclose(file); });
+  if (!to) return ErrnoError(path);
+  const Status got = WriteDatasets(*cluster, names, to.get());
+  to.reset();
+  if (whole && got.ok()) std::filesystem::rename(path, options.file, error);
+  else if (whole) std::filesystem::remove(path, error);
+  GODWIT_TRY(got);
+  if (error) return Internal(options.file + ": " + error.message());
   return kExitDone;
 }
 

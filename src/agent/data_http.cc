@@ -89,15 +89,22 @@ struct Download : std::enable_shared_from_this<Download> {
   device::Foreground* foreground = nullptr;
   std::shared_ptr<const Dataset> dataset;
   std::uint64_t offset = 0, end = 0;
+  int status = 200;
+  transport::HttpHeaders headers;
+  bool begun = false;
 
   void Next() {
-    if (offset == end) return exchange->Finish();
-    const auto begun = std::chrono::steady_clock::now();
+    if (offset == end && begun) return exchange->Finish();
+    const auto begin = std::chrono::steady_clock::now();
     std::string piece(std::min<std::uint64_t>(kPieceBytes, end - offset), '\0');
     const auto got = dataset->Read(offset, {reinterpret_cast<std::uint8_t*>(piece.data()), piece.size()});
+    // Once something was sent, an answer that ends too soon is all that can be said.
+    if (!got.ok() && !begun) return Refuse(exchange, got.error());
     if (!got.ok() || *got != piece.size()) return exchange->Abort();
+    if (!begun) exchange->Begin(status, std::move(headers), end - offset);
+    begun = true;
     offset += *got;
-    foreground->Note(std::chrono::steady_clock::now() - begun);
+    foreground->Note(std::chrono::steady_clock::now() - begin);
     exchange->Write(std::move(piece), [self = shared_from_this()](Status sent) {
       if (sent.ok()) self->Next();
     });
@@ -165,6 +172,7 @@ void DataHttp::Run(const Exchange& exchange, const model::DatasetName& name) {
     run->Next();
   });
 }
+
 
 void Refuse(const Exchange& exchange, const Error& error) { exchange->RespondProblem(StatusOf(error), error.message); }
 
@@ -238,9 +246,10 @@ void DataHttp::Get(const Exchange& exchange, const model::DatasetName& name) {
   }
   if (part) {
     std::tie(download->offset, download->end) = *part;
+    download->status = 206;
     headers.push_back({"Content-Range", fmt::format("bytes {}-{}/{}", part->first, part->second - 1, size)});
   }
-  exchange->Begin(part ? 206 : 200, std::move(headers), download->end - download->offset);
+  download->headers = std::move(headers);
   download->Next();
 }
 

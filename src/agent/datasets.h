@@ -1,5 +1,8 @@
 // Datasets: the named data that lives on this device, as files of one folder. On a device of class cpm they are
 // memory-mapped, as its persistent memory is; elsewhere they are read with pread.
+//
+// A dataset is a folder data/NAME that takes the place of the one before in one step, once all of it is on the disk: `bytes`, the data;
+// `sums`, the XXH3-64 of each 4096 bytes of it, by which damage is found whenever they are read (docs/formats/dataset.md); `info`.
 #pragma once
 
 #include <filesystem>
@@ -22,8 +25,13 @@ class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual std::uint64_t size() const = 0;
-  // Bytes read: fewer than asked only at the end. The pages may come from the disk: this may block for that long.
+  // Bytes read: fewer than asked only at the end. The pages may come from the disk: this may block for that long. kCorrupt names
+  // the place that is damaged.
   virtual Result<std::size_t> Read(std::uint64_t offset, std::span<std::uint8_t> to) const = 0;
+  virtual int file() const = 0;  // Whose first size() bytes it is.
+  // kCorrupt unless `bytes` are what was put at `offset`, a multiple of kBlockBytes; they end at another one or with the dataset.
+  virtual Status Check(std::uint64_t offset, ByteView bytes) const = 0;
+  static constexpr std::uint64_t kBlockBytes = 4096;
 };
 
 struct DatasetInfo {
@@ -38,6 +46,7 @@ class DatasetWriter {
  public:
   virtual ~DatasetWriter() = default;
   virtual Status Write(ByteView bytes) = 0;
+  // Once it is on the disk.
   virtual Result<DatasetInfo> Commit() = 0;
 };
 
@@ -50,7 +59,8 @@ class Datasets {
   Result<std::shared_ptr<const Dataset>> Open(const model::DatasetName& name);
   Result<std::unique_ptr<DatasetWriter>> Write(const model::DatasetName& name, const std::string& owner = {});
   Status Remove(const model::DatasetName& name);
-  // A folder of this service's own with those of `names` that are here, now and later, each as a file (a hard link).
+  // A folder of this service's own with those of `names` that are here, now and later, each as a file (a hard link), which was read once to
+  // see that it is not damaged.
   Result<std::filesystem::path> FolderOf(const model::ServiceName& service, const std::set<model::DatasetName>& names);
   std::vector<DatasetInfo> List() const;
 

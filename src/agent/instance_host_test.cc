@@ -3,6 +3,7 @@
 #include "agent/instance_host.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <condition_variable>
@@ -471,11 +472,12 @@ TEST_F(InstanceHostTest, AnOffloadedScanGoesOnElsewhereWithoutALineLostOrDoubled
 
 class UserFunctionTest : public InstanceHostTest {
  protected:
-  std::shared_ptr<const device::Function> Function(const std::string& name) {
+  std::shared_ptr<const device::Function> Function(const std::string& name, ByteCount memory = model::Limits().memory) {
     const auto module = Module("report");
     if (!module) return nullptr;
     model::Manifest manifest;
     manifest.name = model::ServiceName("report");
+    manifest.limits.memory = memory;
     auto function = MakeUserFunction(module, name, manifest, environment);
     EXPECT_TRUE(function.ok()) << function.error().message;
     return function.ok() ? *function : nullptr;
@@ -484,13 +486,18 @@ class UserFunctionTest : public InstanceHostTest {
   static std::string Output(const device::Function& function, const std::string& text, const std::string& arguments, const device::Pace& pace,
                             int* pieces = nullptr, std::size_t* largest = nullptr) {
     const device::BytesSource source(AsBytes(text));
+    return OutputOf(function, {&source}, arguments, pace, pieces, largest);
+  }
+  // The pieces take turns with the sources, which are alike.
+  static std::string OutputOf(const device::Function& function, const std::vector<const device::Source*>& sources, const std::string& arguments,
+                              const device::Pace& pace, int* pieces = nullptr, std::size_t* largest = nullptr) {
     Bytes state;
     std::string output;
-    for (;;) {
-      auto work = function.Begin(AsBytes(arguments), state, {0, text.size()});
+    for (std::size_t piece = 0;; ++piece) {
+      auto work = function.Begin(AsBytes(arguments), state, {0, sources[0]->size()});
       if (!work.ok()) return "error: " + work.error().message;
       Bytes bytes;
-      const auto finished = (*work)->Run(source, pace, &bytes);
+      const auto finished = (*work)->Run(*sources[piece % sources.size()], pace, &bytes);
       if (!finished.ok()) return "error: " + finished.error().message;
       output += AsText(bytes);
       if (pieces != nullptr) ++*pieces;
@@ -552,6 +559,51 @@ TEST_F(UserFunctionTest, RunsOverAllLinesAndGoesOnInTheMiddleOfItsCode) {
   const auto saved = (*work)->Save();
   ASSERT_TRUE(saved.ok()) << saved.error().message;
   EXPECT_LT(saved->size(), device::kDataBytesMax / 8);
+}
+
+// A text that is a file, too.
+class FileSource final : public device::Source {
+ public:
+  explicit FileSource(const std::string& text) : text_(text), file_(memfd_create("text", MFD_CLOEXEC)) {
+    EXPECT_EQ(write(file_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  ~FileSource() override { close(file_); }
+  std::uint64_t size() const override { return text_.size(); }
+  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
+    ++windows;
+    return device::BytesSource(AsBytes(text_)).Window(offset, bytes, scratch);
+  }
+  std::optional<int> file() const override { return file_; }
+
+  mutable int windows = 0;
+
+ private:
+  const std::string& text_;
+  const int file_;
+};
+
+TEST_F(UserFunctionTest, ReadsAFileWhereItLiesAndGoesOnOverACopy) {
+  const auto longest = Function("longest_lines"), copy = Function("copy_lines"), small = Function("longest_lines", 8_MiB);
+  if (!longest) GTEST_SKIP() << "no compiler in this build";
+  std::string text;
+  for (int i = 0; i < 400'000; ++i) text += std::string(1, static_cast<char>('a' + i % 5)) + std::string(static_cast<std::size_t>(i % 97), 'x') + "\n";
+  ASSERT_GT(text.size(), 2u * (8 << 20)) << "of several windows";
+  const std::string wanted = Output(*longest, text, "", Unhurried());
+  const FileSource file(text);
+  const device::BytesSource bytes(AsBytes(text));
+  EXPECT_EQ(OutputOf(*longest, {&file}, "", Unhurried()), wanted);
+  EXPECT_EQ(file.windows, 0) << "nothing was copied";
+  EXPECT_EQ(OutputOf(*longest, {&file, &bytes}, "", Hurried()), wanted);
+  EXPECT_EQ(OutputOf(*small, {&file}, "", Unhurried()), wanted) << "the guest has no memory for a large window";
+  EXPECT_GT(file.windows, 0);
+  // Stopped in the middle of lines that lie in the file, and elsewhere.
+  const std::string part = text.substr(0, text.find('\n', (1 << 20) + 50'000) + 1);
+  const FileSource part_file(part);
+  const device::BytesSource part_bytes(AsBytes(part));
+  int pieces = 0;
+  const std::string hurried = OutputOf(*copy, {&part_file, &part_bytes, &part_file}, "20000", Hurried(), &pieces);
+  EXPECT_TRUE(hurried == Output(*copy, part, "20000", Unhurried())) << pieces;
+  EXPECT_GE(pieces, 40);
 }
 
 TEST_F(UserFunctionTest, WhatGoesWrongIsNamed) {

@@ -22,14 +22,21 @@ constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch look
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
 
 class DatasetSource final : public device::Source {
+  static_assert(kCheckedBytes % Dataset::kBlockBytes == 0);
+
  public:
   explicit DatasetSource(std::shared_ptr<const Dataset> dataset) : dataset_(std::move(dataset)) {}
   std::uint64_t size() const override { return dataset_->size(); }
   Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
-    scratch.resize(std::max(scratch.size(), bytes));
-    GODWIT_ASSIGN(const std::size_t got, dataset_->Read(offset, std::span(scratch).first(bytes)));
-    return ByteView(scratch).first(got);
+    // Whole blocks: others would be read twice to be checked.
+    const std::uint64_t begin = offset / kCheckedBytes * kCheckedBytes, end = (offset + bytes + kCheckedBytes - 1) / kCheckedBytes * kCheckedBytes;
+    scratch.resize(std::max<std::size_t>(scratch.size(), end - begin));
+    GODWIT_ASSIGN(const std::size_t got, dataset_->Read(begin, std::span(scratch).first(end - begin)));
+    const ByteView there = ByteView(scratch).first(got).subspan(std::min<std::size_t>(offset - begin, got));
+    return there.first(std::min(bytes, there.size()));
   }
+  std::optional<int> file() const override { return dataset_->file(); }
+  Status Check(std::uint64_t offset, ByteView bytes) const override { return dataset_->Check(offset, bytes); }
 
  private:
   const std::shared_ptr<const Dataset> dataset_;

@@ -13,6 +13,7 @@
 #include "agent/guest_api.h"
 #include "device/arguments.h"
 #include "device/lines.h"
+#include "runtime/file_window.h"
 #include "runtime/instance.h"
 #include "runtime/wasi.h"
 #include "snapshot/snapshot.h"
@@ -45,31 +46,90 @@ class NoRequests final : public GuestRequests {
   Asker asker_;
 };
 
-// Stops `instance` once `pace` is over, while the guest's code runs and asks nobody.
+// Stops `instance` once the pace is over, while the guest's code runs and asks nobody. Its thread sleeps between runs.
 class Watch {
  public:
-  Watch(runtime::Instance& instance, const Pace& pace)
-      : thread_([this, &instance, &pace] {
-          std::unique_lock lock(mutex_);
-          while (!changed_.wait_for(lock, std::chrono::milliseconds(1), [this] { return ended_; })) {
-            if (pace.Over(0)) return instance.RequestStop();
-            if (const auto owed = pace.Owed(); owed.count() > 0) instance.Nap(owed);
-          }
-        }) {}
+  explicit Watch(runtime::Instance& instance) : instance_(instance), thread_([this] { Main(); }) {}
   ~Watch() {
-    {
-      const std::lock_guard lock(mutex_);
-      ended_ = true;
-    }
-    changed_.notify_all();
+    Set(nullptr, true);
     thread_.join();
+  }
+  void Begin(const Pace& pace) { Set(&pace, false); }
+  // The pace is not asked any more.
+  void End() { Set(nullptr, false); }
+
+ private:
+  void Set(const Pace* pace, bool ending) {
+    const std::lock_guard lock(mutex_);
+    pace_ = pace;
+    ending_ = ending;
+    changed_.notify_all();
+  }
+  void Main() {
+    std::unique_lock lock(mutex_);
+    while (!ending_) {
+      changed_.wait(lock, [this] { return pace_ != nullptr || ending_; });
+      const Pace* const watched = pace_;
+      while (!changed_.wait_for(lock, std::chrono::milliseconds(1), [&] { return pace_ != watched; }) && watched != nullptr) {
+        if (watched->Over(0)) {
+          instance_.RequestStop();
+          changed_.wait(lock, [&] { return pace_ != watched; });
+        } else if (const auto owed = watched->Owed(); owed.count() > 0) {
+          instance_.Nap(owed);
+        }
+      }
+    }
+  }
+
+  runtime::Instance& instance_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const Pace* pace_ = nullptr;  // Null: nothing runs.
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+// The buffer that a guest is asked for where its data is a file: of the guest's memory a part of the file takes the place of a copy.
+constexpr std::uint32_t kShownBytes = 8 << 20, kShownRoom = kShownBytes + runtime::FileWindow::kAlignment;
+constexpr std::uint64_t kShownFrom = 1 << 20;  // Of data: less is copied.
+static_assert(kShownBytes >= runtime::FileWindow::kAlignment + device::kLineBytesMax);
+
+// A file's bytes where the guest sees them.
+class ShownSource final : public device::Source {
+ public:
+  ShownSource(const device::Source& source, runtime::FileWindow& window) : source_(source), window_(window) {}
+  std::uint64_t size() const override { return source_.size(); }
+  Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes&) const override {
+    bytes = std::min<std::uint64_t>(bytes, size() - std::min(size(), offset));
+    if (offset < begin_ || offset + bytes > begin_ + shown_.size()) {
+      begin_ = offset / runtime::FileWindow::kAlignment * runtime::FileWindow::kAlignment;
+      GODWIT_ASSIGN(shown_, window_.Show(*source_.file(), begin_, size()));
+      checked_ = 0;
+    }
+    const std::uint64_t from = offset - begin_;
+    checked_ = std::max(checked_, from / kCheckedBytes * kCheckedBytes);
+    if (from + bytes > checked_) {
+      const std::uint64_t to = std::min<std::uint64_t>((from + bytes + kCheckedBytes - 1) / kCheckedBytes * kCheckedBytes, shown_.size());
+      GODWIT_TRY(CheckShown(checked_, to));
+      checked_ = to;
+    }
+    return ByteView(shown_).subspan(from, bytes);
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ended_ = false;
-  std::thread thread_;
+  Status CheckShown(std::uint64_t from, std::uint64_t to) const {
+    const Status checked = source_.Check(begin_ + from, ByteView(shown_).subspan(from, to - from));
+    if (checked.ok()) return {};
+    Bytes scratch;  // The guest may write to what it sees.
+    GODWIT_TRY(source_.Window(begin_ + from, to - from, scratch));
+    return FailedPrecondition("the function wrote to its window beyond the lines that it was given");
+  }
+
+  const device::Source& source_;
+  runtime::FileWindow& window_;
+  mutable std::uint64_t begin_ = 0;
+  mutable std::span<std::uint8_t> shown_;
+  mutable std::uint64_t checked_ = 0;  // Of shown_, from some earlier offset on.
 };
 
 struct Program {
@@ -87,7 +147,7 @@ class UserWork final : public device::Work {
   struct Position {
     Call call = Call::kStart;
     bool inside = false;         // Of the call: its task is in the snapshot.
-    std::uint32_t window = 0;    // Where the guest has its buffer.
+    std::uint32_t window = 0, window_bytes = 0;  // Where the guest has its buffer.
     std::optional<std::uint64_t> lines;
   };
   UserWork(std::shared_ptr<const Program> program, ByteView arguments, Part part, Position position, std::optional<Bytes> snapshot)
@@ -98,27 +158,25 @@ class UserWork final : public device::Work {
 
   Result<bool> Run(const device::Source& source, const Pace& pace, Bytes* output) override {
     if (!instance_) GODWIT_TRY(Enter());
+    if (!watch_) watch_.emplace(*instance_);
     instance_->WithdrawStop();
-    const Watch watch(*instance_, pace);
-    while (position_.call != Call::kDone) {
-      if (!position_.inside) GODWIT_TRY(Begin(source));
-      if (position_.call == Call::kDone) break;
-      GODWIT_ASSIGN(const std::optional<std::int32_t> result, Continue(pace));
-      output->insert(output->end(), io_.output.begin(), io_.output.end());
-      io_.output.clear();
-      if (!result) return false;
-      GODWIT_TRY(End(*result));
-      if (position_.call != Call::kDone && pace.Over(output->size())) return false;
-    }
-    return true;
+    watch_->Begin(pace);
+    auto finished = Go(source, pace, output);
+    watch_->End();
+    return finished;
   }
 
   Result<Bytes> Save() override {
-    // Between calls nobody needs the lines that were in the buffer: zeros do not travel.
-    if (!position_.inside && window_used_ != 0) std::memset(runtime::GuestMemory(instance_->context()).Range(position_.window, window_used_), 0, window_used_);
+    // Between calls nobody needs the lines that were in the buffer: zeros do not travel. A call's own lines do.
+    if (!position_.inside && copied_ != 0) std::memset(runtime::GuestMemory(instance_->context()).Range(position_.window, copied_), 0, copied_);
+    if (file_window_) {
+      const Bytes kept(shown_run_.begin(), shown_run_.end());
+      file_window_->Clear();
+      std::copy(kept.begin(), kept.end(), shown_run_.begin());
+    }
     GODWIT_ASSIGN(const auto captured, instance_->Capture());
     std::string head = nlohmann::json{{"call", static_cast<std::uint32_t>(position_.call)}, {"inside", position_.inside},
-                                      {"window", position_.window}, {"lines", lines_.position()}, {"begun", lines_begun_}}
+                                      {"window", position_.window}, {"window_bytes", position_.window_bytes}, {"lines", lines_.position()}, {"begun", lines_begun_}}
                            .dump();
     head += '\n';
     Bytes state(head.begin(), head.end());
@@ -142,6 +200,7 @@ class UserWork final : public device::Work {
     std::vector<std::shared_ptr<runtime::HostModule>> hosts = {std::move(wasi), std::make_shared<GuestApi>(&requests_, &io_)};
     runtime::Limits limits;
     limits.memory_max = program_->manifest.limits.memory;
+    limits.huge_pages = false;
     limits.tasks_max = 2;  // As a reactor's: the runtime then puts __stack_pointer back after a call.
     if (!snapshot_) {
       GODWIT_ASSIGN(instance_, runtime::Instance::Create(program_->module, std::move(hosts), limits));
@@ -153,6 +212,30 @@ class UserWork final : public device::Work {
     if (tasks.size() != (position_.inside ? 1u : 0u)) return Corrupt("the state of a user function: its calls do not fit its position");
     if (position_.inside) task_ = tasks[0];
     return {};
+  }
+
+  Result<bool> Go(const device::Source& source, const Pace& pace, Bytes* output) {
+    std::optional<ShownSource> shown;
+    while (position_.call != Call::kDone) {
+      if (!shown && ShowsFile(source)) shown.emplace(source, *file_window_);
+      if (!position_.inside) GODWIT_TRY(Begin(shown ? *shown : source));
+      if (position_.call == Call::kDone) break;
+      GODWIT_ASSIGN(const std::optional<std::int32_t> result, Continue(pace));
+      output->insert(output->end(), io_.output.begin(), io_.output.end());
+      io_.output.clear();
+      if (!result) return false;
+      GODWIT_TRY(End(*result));
+      if (position_.call != Call::kDone && pace.Over(output->size())) return false;
+    }
+    return true;
+  }
+
+  // May the guest be shown the file that it is to read? Its buffer is known by then.
+  bool ShowsFile(const device::Source& source) {
+    if (position_.call < Call::kLines || position_.window_bytes < kShownRoom || !source.file() || source.size() < kShownFrom) return false;
+    std::uint8_t* room = runtime::GuestMemory(instance_->context()).Range(position_.window, position_.window_bytes);
+    if (room != nullptr && !file_window_) file_window_.emplace(std::span(room, position_.window_bytes));
+    return file_window_ && file_window_->bytes() >= kShownBytes;
   }
 
   // Starts the call whose turn it is; those that the module does not have are skipped.
@@ -175,7 +258,9 @@ class UserWork final : public device::Work {
     }
     if (position_.call == Call::kWindow) {
       GODWIT_ASSIGN(function, instance_->FindFunction("godwit_window"));
-      add(device::kLineBytesMax);
+      const bool large = position_.window_bytes == 0 && source.file() && source.size() >= kShownFrom;
+      position_.window_bytes = large ? kShownRoom : device::kLineBytesMax;
+      add(position_.window_bytes);
     }
     if (position_.call == Call::kLines || position_.call == Call::kLast) {
       GODWIT_ASSIGN(function, instance_->FindFunction(program_->name));
@@ -185,11 +270,17 @@ class UserWork final : public device::Work {
         lines_begun_ = true;
         if (run.empty()) position_.call = Call::kLast;
       }
-      std::uint8_t* window = runtime::GuestMemory(instance_->context()).Range(position_.window, run.size());
+      std::uint8_t* window = runtime::GuestMemory(instance_->context()).Range(position_.window, std::max<std::size_t>(run.size(), position_.window_bytes));
       if (window == nullptr) return FailedPrecondition("godwit_window gave a buffer that is not in memory");
-      if (!run.empty()) std::memcpy(window, run.data(), run.size());
-      window_used_ = std::max(window_used_, run.size());
-      add(position_.window);
+      const auto* from = reinterpret_cast<const std::uint8_t*>(run.data());
+      const bool there = from >= window && from < window + position_.window_bytes;
+      if (there) {
+        shown_run_ = {window + (from - window), run.size()};
+      } else if (!run.empty()) {
+        std::memcpy(window, run.data(), run.size());
+        copied_ = std::max(copied_, run.size());
+      }
+      add(position_.window + static_cast<std::uint32_t>(there ? from - window : 0));
       add(static_cast<std::uint32_t>(run.size()));
       add(position_.call == Call::kLast);
     }
@@ -222,10 +313,12 @@ class UserWork final : public device::Work {
 
   Status End(std::int32_t result) {
     position_.inside = false;
+    shown_run_ = {};
     switch (position_.call) {
       case Call::kStart: position_.call = Call::kInitialise; return {};
       case Call::kInitialise: position_.call = Call::kWindow; return {};
       case Call::kWindow:
+        if (result == 0 && position_.window_bytes > device::kLineBytesMax) return {};  // Too much for its memory: it is asked for less.
         position_.window = static_cast<std::uint32_t>(result);
         position_.call = Call::kLines;
         return {};
@@ -242,9 +335,12 @@ class UserWork final : public device::Work {
   device::Lines lines_;
   Position position_;
   bool lines_begun_ = position_.lines.has_value();
-  std::size_t window_used_ = 0;  // Of the guest's buffer, by this object.
+  std::size_t copied_ = 0;  // Into the guest's buffer, by this object.
   const std::optional<Bytes> snapshot_;
   std::unique_ptr<runtime::Instance> instance_;
+  std::optional<runtime::FileWindow> file_window_;  // Goes before the instance.
+  std::span<std::uint8_t> shown_run_;               // There, of the call that is under way.
+  std::optional<Watch> watch_;
   runtime::TaskId task_ = 0;
 };
 
@@ -261,6 +357,7 @@ class UserFunction final : public device::Function {
       position.call = static_cast<Call>(saved.Number("call", 0, 0, static_cast<std::uint64_t>(Call::kLast)));
       position.inside = saved.Flag("inside", false);
       position.window = static_cast<std::uint32_t>(saved.Number("window", 0, 0, ~0u));
+      position.window_bytes = static_cast<std::uint32_t>(saved.Number("window_bytes", device::kLineBytesMax, 0, kShownRoom));
       const std::uint64_t lines = saved.Number("lines", part.begin, part.begin, ~0ull);
       if (saved.Flag("begun", false)) position.lines = lines;
       if (const Status status = saved.Finish(); !status.ok()) return Corrupt(status.error().message);

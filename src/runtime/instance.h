@@ -63,6 +63,8 @@ struct Limits {
   ByteCount stack{8ull << 20};  // Native stack of a task; a resumed task gets four times that, since frames of clones and of other ISAs are larger.
   std::uint32_t table_elements_max = 10'000'000;
   std::uint32_t tasks_max = 1;
+  // Large memories are made of huge pages. Not where little of one is used and what changed is looked for again and again.
+  bool huge_pages = true;
 };
 
 class LiveMemory;

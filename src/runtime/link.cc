@@ -316,9 +316,9 @@ Status GuestInstance::CreateMemory(std::uint64_t pages, std::unique_ptr<Arriving
 // An earlier instance's memory, brought back to the module's initial image, or a new one.
 Result<LinearMemory> GuestInstance::OwnMemory(std::uint64_t pages, std::uint64_t pages_max) {
   const bool fits = pages * abi::kWasmPageBytes <= kRemainsMemoryMax.value && pages <= pages_max;
-  if (!fits || remains_ == nullptr || remains_->memory.base() == nullptr) return LinearMemory::Create(pages, pages_max);
+  if (!fits || remains_ == nullptr || remains_->memory.base() == nullptr) return LinearMemory::Create(pages, pages_max, limits_.huge_pages);
   LinearMemory memory = std::move(remains_->memory);
-  if (!memory.Rewind(pages, pages_max)) return LinearMemory::Create(pages, pages_max);
+  if (!memory.Rewind(pages, pages_max)) return LinearMemory::Create(pages, pages_max, limits_.huge_pages);
   RestorePages(memory.base(), memory.bytes(), module_->initial_pages());
   memory_is_initial_ = true;
   return memory;

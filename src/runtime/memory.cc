@@ -78,10 +78,10 @@ void Release(Reservation reservation) {
   munmap(reservation.base, abi::kMemoryReservation);
 }
 
-bool MakeAccessible(std::uint8_t* base, std::uint64_t from, std::uint64_t to) {
+bool MakeAccessible(std::uint8_t* base, std::uint64_t from, std::uint64_t to, bool huge_pages) {
   if (to <= from) return true;
   if (mprotect(base + from, to - from, PROT_READ | PROT_WRITE) != 0) return false;
-  if (to >= kHugePagesFrom.value) madvise(base + from, to - from, MADV_HUGEPAGE);
+  if (huge_pages && to >= kHugePagesFrom.value) madvise(base + from, to - from, MADV_HUGEPAGE);
   return true;
 }
 
@@ -110,7 +110,7 @@ void PopulateZeroed(std::uint8_t* base, std::uint64_t offset, std::uint64_t byte
 
 }  // namespace
 
-Result<LinearMemory> LinearMemory::Create(std::uint64_t pages, std::uint64_t pages_max) {
+Result<LinearMemory> LinearMemory::Create(std::uint64_t pages, std::uint64_t pages_max, bool huge_pages) {
   if (pages > pages_max) {
     return ResourceExhausted(fmt::format("linear memory of {} pages of 64 KiB is over the limit of {}: raise limits.memory",
                                          pages, pages_max));
@@ -122,9 +122,10 @@ Result<LinearMemory> LinearMemory::Create(std::uint64_t pages, std::uint64_t pag
   memory.base_ = reservation.base;
   memory.SetPages(pages);
   memory.pages_max_ = pages_max;
+  memory.huge_pages_ = huge_pages;
   memory.populated_ = std::min(reservation.accessible, memory.bytes());
   MakeInaccessible(memory.base_, memory.bytes(), reservation.accessible);
-  if (!MakeAccessible(memory.base_, reservation.accessible, memory.bytes())) {
+  if (!MakeAccessible(memory.base_, reservation.accessible, memory.bytes(), huge_pages)) {
     return ErrnoError("making a linear memory accessible");
   }
   return memory;
@@ -134,7 +135,7 @@ void LinearMemory::Prepare(std::uint64_t bytes) {
   Reservation reservation = Reserve();
   if (reservation.base == nullptr) return;
   bytes = std::min<std::uint64_t>(bytes, 4ull << 30) / abi::kWasmPageBytes * abi::kWasmPageBytes;
-  if (bytes != 0 && MakeAccessible(reservation.base, 0, bytes)) {
+  if (bytes != 0 && MakeAccessible(reservation.base, 0, bytes, true)) {
     PopulateZeroed(reservation.base, 0, bytes);
     reservation.accessible = bytes;
   }
@@ -146,6 +147,7 @@ LinearMemory::LinearMemory(LinearMemory&& other) noexcept
       base_(std::exchange(other.base_, nullptr)),
       pages_(std::exchange(other.pages_, 0)),
       pages_max_(std::exchange(other.pages_max_, 0)),
+      huge_pages_(other.huge_pages_),
       populated_(std::exchange(other.populated_, 0)) {}
 
 LinearMemory& LinearMemory::operator=(LinearMemory&& other) noexcept {
@@ -153,6 +155,7 @@ LinearMemory& LinearMemory::operator=(LinearMemory&& other) noexcept {
   std::swap(base_, other.base_);
   std::swap(pages_, other.pages_);
   std::swap(pages_max_, other.pages_max_);
+  std::swap(huge_pages_, other.huge_pages_);
   std::swap(populated_, other.populated_);
   return *this;
 }
@@ -170,7 +173,7 @@ void LinearMemory::SetPages(std::uint64_t pages) {
 std::uint32_t LinearMemory::Grow(std::uint32_t delta_pages) {
   if (base_ == nullptr || delta_pages > pages_max_ - pages_) return ~0u;
   const auto old_pages = static_cast<std::uint32_t>(pages_);
-  if (!MakeAccessible(base_, bytes(), bytes() + delta_pages * abi::kWasmPageBytes)) return ~0u;
+  if (!MakeAccessible(base_, bytes(), bytes() + delta_pages * abi::kWasmPageBytes, huge_pages_)) return ~0u;
   SetPages(pages_ + delta_pages);
   return old_pages;
 }
@@ -182,7 +185,7 @@ bool LinearMemory::Rewind(std::uint64_t pages, std::uint64_t pages_max) {
   pages_max_ = pages_max;
   populated_ = std::min(populated_, bytes());
   MakeInaccessible(base_, bytes(), had);
-  return MakeAccessible(base_, had, bytes());
+  return MakeAccessible(base_, had, bytes(), huge_pages_);
 }
 
 void LinearMemory::Populate(std::uint64_t offset, std::uint64_t bytes) {

@@ -43,7 +43,7 @@ class LinearMemory {
   // No memory: base() is null.
   LinearMemory() = default;
   // kResourceExhausted if `pages` exceeds `pages_max` or the system has no address space left.
-  static Result<LinearMemory> Create(std::uint64_t pages, std::uint64_t pages_max);
+  static Result<LinearMemory> Create(std::uint64_t pages, std::uint64_t pages_max, bool huge_pages = true);
   // Puts a reservation with its first `bytes` touched into the pool, for the next Create. Best effort. Any thread.
   static void Prepare(std::uint64_t bytes);
   LinearMemory(LinearMemory&& other) noexcept;
@@ -76,6 +76,7 @@ class LinearMemory {
   std::uint8_t* base_ = nullptr;
   std::uint64_t pages_ = 0;
   std::uint64_t pages_max_ = 0;
+  bool huge_pages_ = true;       // From kHugePagesFrom on.
   std::uint64_t populated_ = 0;  // So many bytes from the base were made present ahead of time.
 };
 

@@ -62,10 +62,15 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   for (const OffloadSite& site : sites) choice.costs.push_back(Predict(function, site, link, bytes));
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
-  if (sites.size() > 1 && ++choices_[WithoutArguments(function)] % kExploreEvery == 0) {
-    choice.site = (choice.site + 1) % sites.size();
-    choice.explored = true;
-  }
+  if (sites.size() == 1) return choice;
+  const std::size_t other = (choice.site + 1) % sites.size();
+  const double dearer = choice.costs[other].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
+  double& unexplored = unexplored_[WithoutArguments(function)];
+  unexplored += 1.0 / kExploreEvery;
+  if (unexplored < std::max(dearer, 1.0) - 1e-9) return choice;
+  unexplored = 0;
+  choice.site = other;
+  choice.explored = true;
   return choice;
 }
 

@@ -3,7 +3,8 @@
 // Cost of a byte of data at a site = compute + what moves because of it; a request's also has the site's queue and the link's
 // latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). One
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
-// lambda-IO (5 of every 200 requests run on both sides).
+// lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:
+// exploring adds 1/kExploreEvery to what all pieces cost, at most.
 #pragma once
 
 #include <cstdint>
@@ -81,7 +82,7 @@ class OffloadChooser {
 
   std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
   std::map<std::string, double> selectivity_;
-  std::map<std::string, std::uint64_t> choices_;  // By function, without arguments.
+  std::map<std::string, double> unexplored_;  // By function, without arguments: choices since the last exploration, over kExploreEvery.
   std::uint64_t pieces_ = 0;
 };
 

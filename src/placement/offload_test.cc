@@ -73,6 +73,17 @@ TEST(OffloadChooserTest, FollowsAShiftOfLoadAndItsPredictionsGetGood) {
   EXPECT_EQ(near, kExploreEvery - 1) << "exploring has found that it is free again";
 }
 
+TEST(OffloadChooserTest, ExploringAddsAFortiethAtMost) {
+  std::mt19937 random(4);
+  for (const double ns : {1.0, 4.0, 40.0, 400.0}) {  // At the host 10 with the way there; the drive is ten times as cheap, or dear.
+    World world;
+    world.ns_per_byte[0] = ns;
+    OffloadChooser chooser;
+    Regret(chooser, world, 200, random);
+    EXPECT_LT(Regret(chooser, world, 8000, random), 1.2 / kExploreEvery) << ns;
+  }
+}
+
 TEST(OffloadChooserTest, ALongQueueSendsWorkElsewhere) {
   OffloadChooser chooser;
   std::vector<OffloadSite> sites = kSites;

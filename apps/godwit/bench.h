@@ -33,6 +33,7 @@ struct BenchOptions {
   std::vector<std::uint64_t> link_mbps{0, 1000};
   bool records = false;
   bool queries = false;
+  bool cached = false;
   double scale = 0.1;
 };
 

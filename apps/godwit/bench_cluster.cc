@@ -86,11 +86,11 @@ class LoopbackCluster final : public BenchCluster {
 // A cluster of `godwit up`.
 class LinkedCluster final : public BenchCluster {
  public:
-  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores) {
+  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores, ByteCount data_cache) {
     folder_ = folder;
     std::ofstream(folder / "cluster.toml") << fmt::format(
-        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = {2}\nlink_mbps = {1}\n",
-        memory.value, mbps, there_cores);
+        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\ndata_cache = \"{3}\"\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = {2}\nlink_mbps = {1}\n",
+        memory.value, mbps, there_cores, data_cache.value);
     emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", mbps)};
     GODWIT_TRY(Run({"up", "-f", (folder / "cluster.toml").string(), "--detach", "-q"}));
     up_ = true;
@@ -115,14 +115,14 @@ class LinkedCluster final : public BenchCluster {
 
 Status BuildServices(const fs::path& source, const fs::path& to) { return RunOrFail({(source / "../services/build.sh").string(), to.string()}); }
 
-Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores) {
+Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores, ByteCount data_cache) {
   if (mbps == 0) {
     auto cluster = std::make_unique<LoopbackCluster>();
     GODWIT_TRY(cluster->Begin(folder, memory));
     return std::unique_ptr<BenchCluster>(std::move(cluster));
   }
   auto cluster = std::make_unique<LinkedCluster>();
-  GODWIT_TRY(cluster->Begin(folder, mbps, memory, there_cores));
+  GODWIT_TRY(cluster->Begin(folder, mbps, memory, there_cores, data_cache));
   return std::unique_ptr<BenchCluster>(std::move(cluster));
 }
 

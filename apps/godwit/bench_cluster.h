@@ -18,7 +18,7 @@ class BenchCluster {
   // Devices "here" and "there", each with `memory` for instances. `mbps` 0: both on the loopback interface; else "there" is
   // in a network namespace behind a veth pair of that speed (`godwit up`; needs root), with `there_cores` of the processor.
   // `folder` exists and is empty.
-  static Result<std::unique_ptr<BenchCluster>> Start(const std::filesystem::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores = 64);
+  static Result<std::unique_ptr<BenchCluster>> Start(const std::filesystem::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores = 64, ByteCount data_cache = {0});
   virtual ~BenchCluster() = default;  // Ends everything that Start began.
 
   ClusterClient& client() { return *client_; }

@@ -295,6 +295,8 @@ class Keeper {
                                     std::to_string(std::max(1L, std::lround(std::ceil(plan.cores)))),
                                     std::string("--memory"),
                                     std::to_string(plan.memory.value),
+                                    std::string("--data-cache"),
+                                    std::to_string(plan.data_cache.value),
                                     fmt::format("--speed={}", plan.speed),
                                     fmt::format("--core-watts={}", plan.core_watts),
                                     fmt::format("--power-cap-watts={}", plan.power_cap_watts),

@@ -21,6 +21,7 @@ struct PlannedDevice {
   ByteCount memory;
   std::uint64_t link_mbps = 0;  // Speed of its link to the host in Mbit/s; 0: it is the host, without a link.
   double speed = 1, core_watts = 0, power_cap_watts = 0, foreground_p99_us = 0;  // As the agent's flags.
+  ByteCount data_cache;
 };
 
 struct ClusterPlan {
@@ -33,7 +34,7 @@ struct ClusterPlan {
 ClusterPlan DefaultPlan();
 
 // Reads cluster.toml: `[[device]]` tables with name, class, isa ("native" or "aarch64"), cores, memory,
-// link_mbps, speed, core_watts, power_cap_watts, foreground_p99_us. kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one
+// link_mbps, speed, core_watts, power_cap_watts, foreground_p99_us, data_cache. kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one
 // device without a link.
 Result<ClusterPlan> ParsePlan(std::string_view toml, std::string_view source_name);
 

@@ -15,7 +15,7 @@ namespace {
 
 struct AgentFlags {
   std::string name, device_class = "host", join, listen_http = "127.0.0.1:0", listen_channel = "127.0.0.1:0", advertise,
-              data = "godwit-agent", token_file, trust_keys, memory = "1Gi";
+              data = "godwit-agent", token_file, trust_keys, memory = "1Gi", data_cache = "0";
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
   double speed = 1, core_watts = 0, power_cap_watts = 0;
@@ -52,6 +52,9 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   const auto memory = model::ParseByteCount(flags.memory);
   if (!memory) return InvalidArgument("--memory: '" + flags.memory + "' is no number of bytes");
   options.memory = *memory;
+  const auto data_cache = model::ParseByteCount(flags.data_cache);
+  if (!data_cache) return InvalidArgument("--data-cache: '" + flags.data_cache + "' is no number of bytes");
+  options.data_cache = *data_cache;
   options.cores = flags.cores;
   options.speed = flags.speed;
   options.core_watts = flags.core_watts;
@@ -156,6 +159,7 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--foreground-p99-us", flags->foreground_p99_us,
                       "Functions over datasets here get less time while the 99th percentile of reads of them is above this; 0: no bound");
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();
+  command->add_option("--data-cache", flags->data_cache, "Memory for copies of other devices' datasets that functions read here again and again, for example 1Gi; 0: none are made")->capture_default_str();
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);
   command->add_option("--link-bytes-per-second", flags->link_bytes_per_second, "Emulate a slower link for what this agent sends");
   command->add_option("--link-latency-us", flags->link_latency_us, "Emulate a longer link for what this agent sends");

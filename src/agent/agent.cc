@@ -156,6 +156,7 @@ Status DeviceAgent::Start() {
   environment_ = std::make_shared<DeviceEnvironment>(loop_, info, *logs_, *datasets_, foreground_, composition_.call);
   Offloads::Options offloads;
   offloads.foreground = foreground_;
+  offloads.copies_bytes_max = options_.data_cache.value;
   offloads.info = info;
   offloads.profile.name = info.name;
   offloads.profile.device_class = info.device_class;

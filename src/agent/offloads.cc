@@ -15,8 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::uint32_t kFetchBytes = 512 << 10;
-constexpr std::size_t kBlocksKept = 16;  // Fetched, for the next piece of the same work.
+// Fetched, for the next piece of the same work, also where nothing is to be copied.
+constexpr std::uint64_t kFetchedBytesLeast = 16 * CopiedData::kBlockBytes;
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
@@ -116,26 +116,17 @@ class Offloads::FetchedStorage final : public device::Storage {
     Holder holder;
     std::atomic<double> waited_us{0};
   };
-  FetchedStorage(const Options& options, std::shared_ptr<Shared> shared) : options_(options), shared_(std::move(shared)) {}
+  FetchedStorage(const Options& options, std::shared_ptr<Shared> shared)
+      : options_(options), shared_(std::move(shared)), copies_(std::max(options.copies_bytes_max, kFetchedBytesLeast)) {}
+  const CopiedData& copies() const { return copies_; }
+  // What one service may read, of one version of the data.
+  static std::string KeyOf(const model::ServiceName& service, const model::DatasetName& dataset, const Holder& holder) {
+    return service.value + " " + dataset.value + " " + holder.digest;
+  }
 
   void Put(const std::string& number, std::shared_ptr<Ticket> ticket) {
     const std::lock_guard lock(mutex_);
     tickets_[number] = std::move(ticket);
-  }
-  // The block that a source of the same work fetched last: {begin, bytes}, or an empty one.
-  std::pair<std::uint64_t, Bytes> TakeBlock(const std::string& key) {
-    const std::lock_guard lock(mutex_);
-    const auto found = blocks_.find(key);
-    if (found == blocks_.end()) return {};
-    auto block = std::move(found->second);
-    blocks_.erase(found);
-    return block;
-  }
-  void KeepBlock(const std::string& key, std::uint64_t begin, Bytes bytes) {
-    if (bytes.empty()) return;
-    const std::lock_guard lock(mutex_);
-    if (blocks_.size() >= kBlocksKept) blocks_.erase(blocks_.begin());
-    blocks_[key] = {begin, std::move(bytes)};
   }
   void Drop(const std::string& number) {
     const std::lock_guard lock(mutex_);
@@ -149,28 +140,26 @@ class Offloads::FetchedStorage final : public device::Storage {
       if (found == tickets_.end()) return NotFound("no ticket " + object);
       ticket = found->second;
     }
-    auto block = TakeBlock(KeyOf(*ticket));
-    return std::shared_ptr<const device::Source>(std::make_shared<FetchedSource>(*this, ticket, std::move(block)));
+    return std::shared_ptr<const device::Source>(std::make_shared<FetchedSource>(*this, std::move(ticket)));
   }
   Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("results are stored where the data is"); }
 
  private:
   class FetchedSource final : public device::Source {
    public:
-    FetchedSource(FetchedStorage& storage, std::shared_ptr<Ticket> ticket, std::pair<std::uint64_t, Bytes> block)
-        : storage_(storage), ticket_(std::move(ticket)), block_(std::move(block.second)), begin_(block.first) {}
-    ~FetchedSource() override { storage_.KeepBlock(KeyOf(*ticket_), begin_, std::move(block_)); }
+    FetchedSource(FetchedStorage& storage, std::shared_ptr<Ticket> ticket)
+        : storage_(storage), ticket_(std::move(ticket)), copy_(KeyOf(ticket_->asker.service, ticket_->dataset, ticket_->holder)) {}
     std::uint64_t size() const override { return ticket_->holder.bytes; }
     Result<ByteView> Window(std::uint64_t offset, std::size_t bytes, Bytes& scratch) const override {
       scratch.clear();
-      const std::lock_guard lock(mutex_);
-      while (scratch.size() < bytes) {
-        const std::uint64_t at = offset + scratch.size();
-        if (at < begin_ || at >= begin_ + block_.size()) {
-          GODWIT_TRY(Fetch(at));
-          if (block_.empty()) break;
+      while (scratch.size() < bytes && offset + scratch.size() < size()) {
+        const std::uint64_t at = offset + scratch.size(), block = at / CopiedData::kBlockBytes;
+        auto there = storage_.copies_.Get(copy_, block);
+        if (!there) {
+          GODWIT_ASSIGN(there, Fetch(block));
         }
-        const ByteView part = ByteView(block_).subspan(at - begin_);
+        const ByteView part = ByteView(*there).subspan(std::min<std::uint64_t>(at - block * CopiedData::kBlockBytes, there->size()));
+        if (part.empty()) break;
         const std::size_t taken = std::min(part.size(), bytes - scratch.size());
         scratch.insert(scratch.end(), part.begin(), part.begin() + static_cast<std::ptrdiff_t>(taken));
       }
@@ -178,7 +167,7 @@ class Offloads::FetchedStorage final : public device::Storage {
     }
 
    private:
-    Status Fetch(std::uint64_t at) const {
+    Result<std::shared_ptr<const Bytes>> Fetch(std::uint64_t block) const {
       struct Answer {
         std::mutex mutex;
         std::condition_variable changed;
@@ -186,7 +175,7 @@ class Offloads::FetchedStorage final : public device::Storage {
       };
       const auto answer = std::make_shared<Answer>();
       const auto begin = Clock::now();
-      storage_.options_.read(ticket_->asker, ticket_->dataset, at, kFetchBytes, [answer](Result<Bytes> bytes) {
+      storage_.options_.read(ticket_->asker, ticket_->dataset, block * CopiedData::kBlockBytes, CopiedData::kBlockBytes, [answer](Result<Bytes> bytes) {
         const std::lock_guard lock(answer->mutex);
         answer->bytes.emplace(std::move(bytes));
         answer->changed.notify_all();
@@ -196,29 +185,24 @@ class Offloads::FetchedStorage final : public device::Storage {
         if (storage_.shared_->ending.load()) return Unavailable("the agent is ending");
       }
       if (!answer->bytes->ok()) return answer->bytes->error();
-      block_ = std::move(**answer->bytes);
-      begin_ = at;
+      const auto bytes = std::make_shared<const Bytes>(std::move(**answer->bytes));
       const double us = MicrosecondsSince(begin);
       ticket_->waited_us = ticket_->waited_us + us;
-      storage_.shared_->LearnLink(ticket_->holder.device.name, block_.size(), us);
-      return {};
+      storage_.shared_->LearnLink(ticket_->holder.device.name, bytes->size(), us);
+      // One that was cut short is of another version: no copy of this one.
+      if (bytes->size() == std::min<std::uint64_t>(CopiedData::kBlockBytes, size() - std::min(size(), block * CopiedData::kBlockBytes))) storage_.copies_.Put(copy_, block, bytes);
+      return bytes;
     }
     FetchedStorage& storage_;  // Of the engine that runs this.
     const std::shared_ptr<Ticket> ticket_;
-    mutable std::mutex mutex_;
-    mutable Bytes block_;
-    mutable std::uint64_t begin_ = 0;
+    const std::string copy_;
   };
-  // What one service may read, of one version of the data.
-  static std::string KeyOf(const Ticket& ticket) {
-    return ticket.asker.service.value + " " + ticket.dataset.value + " " + ticket.holder.digest;
-  }
 
   const Options& options_;
   const std::shared_ptr<Shared> shared_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Ticket>> tickets_;
-  std::map<std::string, std::pair<std::uint64_t, Bytes>> blocks_;
+  CopiedData copies_;
 };
 
 namespace {
@@ -338,8 +322,16 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
       if (known != shared_->chooser.known().end()) site.queue_us = known->second.queue_us;
     }
     link = shared_->links[holder->device.name];
-    const std::uint64_t left = holder->bytes - std::min(holder->bytes, request.offset);
-    choice = shared_->chooser.Choose(function, sites, link, request.bytes != 0 ? std::min(left, request.bytes) : left);
+    const std::uint64_t begin = std::min(holder->bytes, request.offset), left = holder->bytes - begin, bytes = request.bytes != 0 ? std::min(left, request.bytes) : left;
+    if (options_.copies_bytes_max > 0 && bytes > 0) {
+      const std::string copy = FetchedStorage::KeyOf(asker.service, dataset, *holder);
+      sites[1].here = static_cast<double>(fetched_->copies().Here(copy, begin, begin + bytes)) / static_cast<double>(bytes);
+      if (holder->bytes <= options_.copies_bytes_max) {
+        sites[1].copy = copy;
+        sites[1].to_copy = holder->bytes - fetched_->copies().Here(copy, 0, holder->bytes);
+      }
+    }
+    choice = shared_->chooser.Choose(function, sites, link, bytes);
   }
   const bool near = choice.site == 0;
   const placement::OffloadSite site = sites[choice.site];
@@ -353,9 +345,13 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
   };
   if (near) {
     auto device = links_.To(holder->address, holder->boot);
-    Submit(device, holder->address, export_name, request, [this, asker, dataset, holder = *holder, export_name, request, count, learn, done = std::move(done)](device::Completion completion) mutable {
+    Submit(device, holder->address, export_name, request, [this, asker, dataset, holder = *holder, export_name, request, count, learn, function, away = sites[1], link, begin, done = std::move(done)](device::Completion completion) mutable {
       count(holder.device.device_class, completion);
       learn(completion, 0);
+      if (completion.status.ok()) {
+        const std::lock_guard lock(shared_->mutex);
+        shared_->chooser.LearnOfCopy(function, away, link, completion.read_bytes, MicrosecondsSince(begin));
+      }
       if (completion.pushed_back) return static_cast<void>(RunAtHome(asker, dataset, holder, export_name, std::move(request), count, nullptr, std::move(done)));
       done(std::move(completion));
     });
@@ -409,8 +405,9 @@ std::string Offloads::Describe() const {
     if (const auto error = known.median_error()) entry["median_prediction_error"] = *error;
     functions.push_back(std::move(entry));
   }
+  const std::uint64_t copied = fetched_->copies().bytes();
   for (const auto& [device, link] : shared_->links) links.push_back({{"device", device}, {"bytes_per_second", link.bytes_per_second}, {"latency_us", link.latency_us}});
-  return nlohmann::json{{"functions", std::move(functions)}, {"links", std::move(links)}}.dump();
+  return nlohmann::json{{"functions", std::move(functions)}, {"links", std::move(links)}, {"copied_bytes", copied}}.dump();
 }
 
 std::string Offloads::MetricsText() const {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "agent/copied_data.h"
 #include "agent/datasets.h"
 #include "agent/environment.h"
 #include "agent/kept_result.h"
@@ -24,6 +25,7 @@ namespace godwit::agent {
 inline constexpr std::chrono::milliseconds kOffloadSlice{250};
 // Of all results that a service keeps on one device.
 inline constexpr std::uint64_t kResultsBytesMax = 256 << 20;
+
 
 // Self-synchronised.
 class Offloads {
@@ -44,6 +46,7 @@ class Offloads {
     // The digest of a service's package; empty: not known.
     std::function<std::string(const std::string& service)> package_of;
     std::uint64_t results_bytes_max = kResultsBytesMax;
+    std::uint64_t copies_bytes_max = 0;  // Of the data of other devices that is kept here for later work over it; 0: none is.
     // A dataset was made here.
     std::function<void(const DatasetInfo&)> made;
   };

@@ -145,6 +145,19 @@ TEST_F(OffloadsTest, WhatIsPushedBackRunsAtHomeOverFetchedData) {
   EXPECT_NE(home_->MetricsText().find(R"(result="pushed_back")"), std::string::npos) << home_->MetricsText();
 }
 
+TEST_F(OffloadsTest, WhatWasFetchedIsThereForTheNextWorkOverThatVersion) {
+  Configure(R"({"cores": 0, "queue_max": 0})");
+  const std::string few = Run(kFew);
+  const int fetched = fetches_.load();
+  EXPECT_EQ(fetched, static_cast<int>((text_.size() + CopiedData::kBlockBytes - 1) / CopiedData::kBlockBytes)) << "block by block";
+  EXPECT_EQ(Run(kFew), few);
+  EXPECT_EQ(fetches_.load(), fetched);
+  EXPECT_EQ(nlohmann::json::parse(home_->Describe())["copied_bytes"], text_.size());
+  holder_.digest = "another";
+  EXPECT_EQ(Run(kFew), few);
+  EXPECT_EQ(fetches_.load(), 2 * fetched);
+}
+
 TEST_F(OffloadsTest, AServicesFunctionIsLoadedOnceAndPushedBackLikeAnyOther) {
   EXPECT_EQ(Run("10", "counter"), "10");
   EXPECT_EQ(Run("11", "counter"), "11");

@@ -49,10 +49,10 @@ double OffloadChooser::NsPerByte(const std::string& function, const OffloadSite&
 }
 
 OffloadCost OffloadChooser::Predict(const std::string& function, const OffloadSite& site, const OffloadLink& link, std::uint64_t bytes) const {
-  const double read = static_cast<double>(bytes), moved = site.holds_data ? read * selectivity(function) : read;
+  const double read = static_cast<double>(bytes), moved = site.holds_data ? read * selectivity(function) : read * (1 - site.here);
   OffloadCost cost;
   cost.compute_us = read * NsPerByte(function, site) / 1e3;
-  cost.movement_us = link.latency_us + moved / link.bytes_per_second * 1e6;
+  cost.movement_us = moved > 0 || site.holds_data ? link.latency_us + moved / link.bytes_per_second * 1e6 : 0;
   cost.queue_us = site.queue_us;
   return cost;
 }
@@ -63,6 +63,15 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
   if (sites.size() == 1) return choice;
+  const OffloadSite& away = sites[sites[0].holds_data ? 1 : 0];
+  const auto saved = saved_us_.find(away.copy);
+  if (saved != saved_us_.end() && away.to_copy == 0) {
+    saved_us_.erase(saved);  // Should it have to make room, it is to pay again.
+  } else if (saved != saved_us_.end() && saved->second >= static_cast<double>(away.to_copy) / link.bytes_per_second * 1e6) {
+    choice.site = sites[0].holds_data ? 1 : 0;
+    choice.copies = true;
+    return choice;
+  }
   const std::size_t other = (choice.site + 1) % sites.size();
   const double dearer = choice.costs[other].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
   double& unexplored = unexplored_[WithoutArguments(function)];
@@ -72,6 +81,15 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   choice.site = other;
   choice.explored = true;
   return choice;
+}
+
+void OffloadChooser::LearnOfCopy(const std::string& function, OffloadSite away, const OffloadLink& link, std::uint64_t read_bytes, double total_us) {
+  if (away.copy.empty() || away.to_copy == 0) return;
+  away.here = 1;
+  const double saved = total_us - Predict(function, away, link, read_bytes).total_us();
+  if (saved <= 0) return;
+  if (saved_us_.size() >= kKnownMax && saved_us_.count(away.copy) == 0) saved_us_.erase(saved_us_.begin());
+  saved_us_[away.copy] += saved;
 }
 
 void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us) {

@@ -5,6 +5,10 @@
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
 // lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:
 // exploring adds 1/kExploreEvery to what all pieces cost, at most.
+//
+// Data that is read away from where it lies stays there as a copy, if there is room. What a copy would have saved so far, had it been there, is added
+// up; once that is as much as copying costs, work goes where it completes the copy. So all of it costs at most twice what it would have
+// with the future known (ski rental; Karlin et al., 1988).
 #pragma once
 
 #include <cstdint>
@@ -25,6 +29,10 @@ struct OffloadSite {
   bool holds_data = false;
   double speed = 1;           // Of its cores, until it was measured for the function.
   double queue_us = 0;        // Before the work begins, as last seen there.
+  double here = 0;            // Of the data that is to be read, the share of which it has a copy.
+  // The copy that work there would complete, and how many bytes it lacks; empty: it cannot have one.
+  std::string copy = {};
+  std::uint64_t to_copy = 0;
 };
 
 // Between the sites; until it was measured, 1 Gbit/s: data that need not move stays where it is.
@@ -41,6 +49,7 @@ struct OffloadCost {
 struct OffloadChoice {
   std::size_t site = 0;
   bool explored = false;           // It is not the cheapest, by intent.
+  bool copies = false;             // Nor here: so that later work finds a copy.
   std::vector<OffloadCost> costs;  // Predicted, one for each site.
 };
 
@@ -71,6 +80,8 @@ class OffloadChooser {
   OffloadChoice Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes);
   // `predicted`: for the bytes that were read (Predict again with them), or nullopt.
   void Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us);
+  // A piece of work at the data read so many bytes and took so long; `away` is where a copy could be.
+  void LearnOfCopy(const std::string& function, OffloadSite away, const OffloadLink& link, std::uint64_t read_bytes, double total_us);
   OffloadCost Predict(const std::string& function, const OffloadSite& site, const OffloadLink& link, std::uint64_t bytes) const;
 
   double selectivity(const std::string& function) const;  // Output bytes per byte read.
@@ -82,6 +93,7 @@ class OffloadChooser {
 
   std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
   std::map<std::string, double> selectivity_;
+  std::map<std::string, double> saved_us_;  // By a copy that was not there. Of at most kKnownMax.
   std::map<std::string, double> unexplored_;  // By function, without arguments: choices since the last exploration, over kExploreEvery.
   std::uint64_t pieces_ = 0;
 };

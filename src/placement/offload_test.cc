@@ -84,6 +84,47 @@ TEST(OffloadChooserTest, ExploringAddsAFortiethAtMost) {
   }
 }
 
+TEST(OffloadChooserTest, WorkThatComesAgainAndAgainCopiesTheDataOnce) {
+  // A piece takes 80 ms at the drive, and at home 20 once the data is there; to copy it takes 80 more.
+  World world;
+  std::mt19937 random(5);
+  const std::uint64_t data = 10 * kPiece;
+  const auto cost = [&](int scans) {
+    OffloadChooser chooser;
+    std::uint64_t copied = 0;
+    double total = 0;
+    for (int scan = 0; scan < scans; ++scan) {
+      for (std::uint64_t at = 0; at < data; at += kPiece) {
+        std::vector<OffloadSite> sites = kSites;
+        const bool here = at < copied;
+        sites[1].copy = "table";
+        sites[1].here = here ? 1 : 0;
+        sites[1].to_copy = data - copied;
+        const auto choice = chooser.Choose("scan", sites, world.link, kPiece);
+        auto measured = Measure(world, choice.site, random);
+        if (choice.site == 1 && here) measured.total_us = measured.busy_us;
+        chooser.Learn("scan", sites[choice.site].device, measured, std::nullopt);
+        if (choice.site == 0) chooser.LearnOfCopy("scan", sites[1], world.link, kPiece, measured.total_us);
+        if (choice.site == 1 && at == copied) copied += kPiece;
+        total += measured.total_us;
+      }
+    }
+    return std::pair(total, copied);
+  };
+  const double scan_ms = 10 * world.Cost(0, kPiece) / 1e3;
+  EXPECT_EQ(cost(1).second, 0u) << "one scan does not pay for a copy";
+  EXPECT_LT(cost(1).first / 1e3, 1.1 * scan_ms);
+  const auto [total, copied] = cost(50);
+  EXPECT_EQ(copied, data);
+  const double best_ms = 10 * world.Cost(1, kPiece) / 1e3 + 49 * 10 * kPiece * world.ns_per_byte[1] / 1e6;  // It is copied at once.
+  EXPECT_LT(total / 1e3, 1.3 * best_ms);
+  EXPECT_LT(total / 1e3, 0.5 * 50 * scan_ms);
+  OffloadChooser chooser;
+  std::vector<OffloadSite> no_room = kSites;
+  for (int i = 0; i < 1000; ++i) chooser.LearnOfCopy("scan", no_room[1], world.link, kPiece, 1e6);
+  EXPECT_FALSE(chooser.Choose("scan", no_room, world.link, kPiece).copies);
+}
+
 TEST(OffloadChooserTest, ALongQueueSendsWorkElsewhere) {
   OffloadChooser chooser;
   std::vector<OffloadSite> sites = kSites;

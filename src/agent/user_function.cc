@@ -63,18 +63,21 @@ class Watch {
     const std::lock_guard lock(mutex_);
     pace_ = pace;
     ending_ = ending;
+    ++turn_;
     changed_.notify_all();
   }
   void Main() {
     std::unique_lock lock(mutex_);
     while (!ending_) {
-      changed_.wait(lock, [this] { return pace_ != nullptr || ending_; });
-      const Pace* const watched = pace_;
-      while (!changed_.wait_for(lock, std::chrono::milliseconds(1), [&] { return pace_ != watched; }) && watched != nullptr) {
-        if (watched->Over(0)) {
+      const std::uint64_t turn = turn_;
+      const auto over = [&] { return turn_ != turn; };
+      if (pace_ == nullptr) {
+        changed_.wait(lock, over);
+      } else if (!changed_.wait_for(lock, std::chrono::milliseconds(1), over)) {
+        if (pace_->Over(0)) {
           instance_.RequestStop();
-          changed_.wait(lock, [&] { return pace_ != watched; });
-        } else if (const auto owed = watched->Owed(); owed.count() > 0) {
+          changed_.wait(lock, over);
+        } else if (const auto owed = pace_->Owed(); owed.count() > 0) {
           instance_.Nap(owed);
         }
       }
@@ -85,6 +88,7 @@ class Watch {
   std::mutex mutex_;
   std::condition_variable changed_;
   const Pace* pace_ = nullptr;  // Null: nothing runs.
+  std::uint64_t turn_ = 0;      // Grows when pace_ is set: a next one may lie where the last one did.
   bool ending_ = false;
   std::thread thread_;
 };

@@ -12,13 +12,19 @@ SECONDS = 180  # A command that takes longer has failed.
 
 
 class Cluster:
-    def __init__(self):
+    def __init__(self, plan=None):
+        """`plan`: a cluster.toml; None: the default one."""
+        self.plan = plan
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="godwit-e2e-"))
         self.state = self.folder / "cluster"
         self.environment = os.environ | {"XDG_CONFIG_HOME": str(self.folder / "config")}
 
     def __enter__(self):
-        self.godwit("up", "--detach", "--state", str(self.state))
+        options = []
+        if self.plan is not None:
+            (self.folder / "plan.toml").write_text(self.plan)
+            options = ["-f", str(self.folder / "plan.toml")]
+        self.godwit("up", "--detach", "--state", str(self.state), *options)
         return self
 
     def __exit__(self, kind, value, trace):

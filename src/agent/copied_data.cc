@@ -1,6 +1,7 @@
 #include "agent/copied_data.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace godwit::agent {
 
@@ -16,19 +17,21 @@ std::shared_ptr<const Bytes> CopiedData::Get(const std::string& copy, std::uint6
 
 void CopiedData::Put(const std::string& copy, std::uint64_t block, std::shared_ptr<const Bytes> bytes) {
   const std::lock_guard lock(mutex_);
-  auto& blocks = copies_[copy];
-  if (blocks.count(block) != 0) return;  // Somebody else has fetched it meanwhile.
+  const auto there = copies_.find(copy);
+  if (there != copies_.end() && there->second.count(block) != 0) return;  // Somebody else has fetched it meanwhile.
+  if (there != copies_.end() && there->second.size() >= blocks_max_) Drop(there->second.begin()->second);
   bytes_ += bytes->size();
   used_.push_front({copy, block, std::move(bytes)});
-  blocks[block] = used_.begin();
-  while (bytes_ > bytes_max_) {
-    const Entry& last = used_.back();
-    bytes_ -= last.bytes->size();
-    const auto of = copies_.find(last.copy);
-    of->second.erase(last.block);
-    if (of->second.empty()) copies_.erase(of);
-    used_.pop_back();
-  }
+  copies_[copy][block] = used_.begin();
+  while (bytes_ > bytes_max_) Drop(std::prev(used_.end()));
+}
+
+void CopiedData::Drop(std::list<Entry>::iterator entry) {
+  bytes_ -= entry->bytes->size();
+  const auto of = copies_.find(entry->copy);
+  of->second.erase(entry->block);
+  if (of->second.empty()) copies_.erase(of);
+  used_.erase(entry);
 }
 
 std::uint64_t CopiedData::Here(const std::string& copy, std::uint64_t begin, std::uint64_t end) const {

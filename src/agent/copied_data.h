@@ -20,7 +20,8 @@ class CopiedData {
  public:
   static constexpr std::uint64_t kBlockBytes = 512 << 10;
 
-  explicit CopiedData(std::uint64_t bytes_max) : bytes_max_(bytes_max) {}
+  // `blocks_max`: of one copy; a further block takes the place of its first one.
+  explicit CopiedData(std::uint64_t bytes_max, std::size_t blocks_max = ~std::size_t{0}) : bytes_max_(bytes_max), blocks_max_(blocks_max) {}
 
   // Null: not here (any more). Blocks are [index * kBlockBytes, ...), the last one shorter.
   std::shared_ptr<const Bytes> Get(const std::string& copy, std::uint64_t block);
@@ -28,7 +29,6 @@ class CopiedData {
   // Of [begin, end) what is here, in bytes.
   std::uint64_t Here(const std::string& copy, std::uint64_t begin, std::uint64_t end) const;
   std::uint64_t bytes() const;
-  std::uint64_t bytes_max() const { return bytes_max_; }
 
  private:
   struct Entry {
@@ -36,7 +36,10 @@ class CopiedData {
     std::uint64_t block;
     std::shared_ptr<const Bytes> bytes;
   };
+  void Drop(std::list<Entry>::iterator entry);
+
   const std::uint64_t bytes_max_;
+  const std::size_t blocks_max_;
   mutable std::mutex mutex_;
   std::list<Entry> used_;  // The latest first.
   std::map<std::string, std::map<std::uint64_t, std::list<Entry>::iterator>> copies_;

@@ -25,6 +25,16 @@ TEST(CopiedDataTest, KeepsWhatWasUsedLast) {
   EXPECT_FALSE(none.Get("a", 0));
 }
 
+TEST(CopiedDataTest, OfEachCopyThereMayBeALimit) {
+  CopiedData data(10 * kBlock, 1);
+  data.Put("a", 0, Block());
+  data.Put("b", 0, Block());
+  data.Put("a", 1, Block());
+  EXPECT_FALSE(data.Get("a", 0));
+  EXPECT_TRUE(data.Get("a", 1) && data.Get("b", 0));
+  EXPECT_EQ(data.bytes(), 2 * kBlock);
+}
+
 TEST(CopiedDataTest, TellsHowMuchOfARangeIsHere) {
   CopiedData data(10 * kBlock);
   EXPECT_EQ(data.Here("a", 0, 100), 0u);

@@ -15,8 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Fetched, for the next piece of the same work, also where nothing is to be copied.
-constexpr std::uint64_t kFetchedBytesLeast = 16 * CopiedData::kBlockBytes;
+// Where nothing is to be copied: the last block of each of so many, for the next piece of the same work.
+constexpr std::uint64_t kFetchedBlocks = 16;
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
@@ -117,7 +117,7 @@ class Offloads::FetchedStorage final : public device::Storage {
     std::atomic<double> waited_us{0};
   };
   FetchedStorage(const Options& options, std::shared_ptr<Shared> shared)
-      : options_(options), shared_(std::move(shared)), copies_(std::max(options.copies_bytes_max, kFetchedBytesLeast)) {}
+      : options_(options), shared_(std::move(shared)), copies_(options.copies_bytes_max != 0 ? CopiedData(options.copies_bytes_max) : CopiedData(kFetchedBlocks * CopiedData::kBlockBytes, 1)) {}
   const CopiedData& copies() const { return copies_; }
   // What one service may read, of one version of the data.
   static std::string KeyOf(const model::ServiceName& service, const model::DatasetName& dataset, const Holder& holder) {

@@ -80,6 +80,7 @@ class OffloadsTest : public ::testing::Test {
     options.package_of = [](const std::string&) { return "sha256:package"; };
     options.made = [this](const DatasetInfo& made) { made_.push_back(made.name.value); };
     options.results_bytes_max = 1000;
+    options.copies_bytes_max = 4 << 20;
     return std::make_unique<Offloads>(std::move(options), *sets_[set]);
   }
   // All output of a function; pieces as they come.

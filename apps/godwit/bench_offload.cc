@@ -3,7 +3,8 @@
 // Three ways, in turns: at the device that holds the data (only the result comes over the link), at home (all data comes), and
 // as `auto` has it: a service that says `offload` and leaves the place to the prediction. The oracle is the better of the first two.
 // Beside them, policies that others published, replayed over the times that the first two took in this run: lambda-IO's rule and Kayak's split.
-// With --cached the agent at home has room for a copy of the table: 'home' has it there from the start, `auto` makes one when that pays.
+// With --cached the agent at home has room for a copy of the table, which `auto` makes when that pays; 'home' is the same question to that agent, over the same table as
+// a dataset of its own.
 // The device has a quarter of a core and a link of --link Mbit/s (godwit up: namespaces, tc, CPU quota; emulated).
 #include <fmt/format.h>
 
@@ -55,7 +56,6 @@ class Fetched final : public device::Storage {
     const auto owner = std::make_shared<const std::string>(std::move(text));
     table_ = std::make_shared<device::BytesSource>(AsBytes(*owner), owner);
   }
-  bool there() const { return table_ != nullptr; }
   Result<std::shared_ptr<const device::Source>> Open(const std::string&, const std::string&) override { return table_; }
   Status Create(const std::string&, const std::string&, ByteView) override { return Unsupported("only read"); }
 
@@ -134,6 +134,7 @@ class OffloadBench {
       if (!table.flush()) return ErrnoError((folder / "table.csv").string());
     }
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", (folder / "table.csv").string(), "--to", "there", "-q"}));
+    if (options_.cached) GODWIT_TRY(cluster_->Godwit({"data", "put", "copy", (folder / "table.csv").string(), "--to", "here", "-q"}));
     GODWIT_TRY(cluster_->ApplyReader("report", scratch_.path() / "wasm", folder));
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
     GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
@@ -167,10 +168,9 @@ class OffloadBench {
     return output;
   }
   Result<std::string> AtHome(const std::string& arguments) {
-    if (!options_.cached || !fetched_->there()) {
-      GODWIT_ASSIGN(std::string data, Ask(there_, "GET", "/v1/data/table", ""));
-      fetched_->Put(std::move(data));
-    }
+    if (options_.cached) return Ask(here_, "POST", "/v1/data/copy?run=scan", arguments);
+    GODWIT_ASSIGN(std::string data, Ask(there_, "GET", "/v1/data/table", ""));
+    fetched_->Put(std::move(data));
     device::Request request;
     request.opcode = device::Opcode::kExecute;
     request.function = static_cast<std::uint32_t>(device::BuiltIn::kScan);

@@ -79,7 +79,9 @@ void DeviceEnvironment::AskAddress(Result<std::string> address, std::function<vo
 }
 
 void DeviceEnvironment::DataSize(const Asker& asker, const model::DatasetName& dataset, std::function<void(Result<std::uint64_t>)> done) {
-  if (const auto local = datasets_.Open(dataset); local.ok()) return done((*local)->size());
+  const auto local = datasets_.Open(dataset);
+  if (local.ok()) return done((*local)->size());
+  if (local.error().code != ErrorCode::kNotFound) return done(local.error());
   Ask(dataset, [asker, dataset, done = std::move(done)](Result<std::shared_ptr<Channel>> channel) {
     if (!channel.ok()) return done(channel.error());
     flatbuffers::FlatBufferBuilder builder(256);
@@ -98,7 +100,9 @@ void DeviceEnvironment::DataSize(const Asker& asker, const model::DatasetName& d
 void DeviceEnvironment::DataRead(const Asker& asker, const model::DatasetName& dataset, std::uint64_t offset, std::uint32_t length,
                                  std::function<void(Result<Bytes>)> done) {
   length = std::min<std::uint32_t>(length, kDataReadBytesMax);
-  if (const auto local = datasets_.Open(dataset); local.ok()) {
+  const auto local = datasets_.Open(dataset);
+  if (!local.ok() && local.error().code != ErrorCode::kNotFound) return done(local.error());
+  if (local.ok()) {
     Bytes bytes(length);
     const auto begun = std::chrono::steady_clock::now();
     const auto got = (*local)->Read(offset, bytes);
@@ -209,7 +213,9 @@ void DeviceEnvironment::ConnectionClose(const Asker& asker, const ConnectionName
 }
 
 Result<std::optional<Offloads::Holder>> DeviceEnvironment::HolderOf(const model::DatasetName& dataset) {
-  if (datasets_.Open(dataset).ok()) return std::optional<Offloads::Holder>();
+  const auto local = datasets_.Open(dataset);
+  if (local.ok()) return std::optional<Offloads::Holder>();
+  if (local.error().code != ErrorCode::kNotFound) return local.error();
   const std::lock_guard lock(mutex_);
   const auto record = records_.find(dataset);
   const auto device = record != records_.end() ? devices_.find(record->second.device) : devices_.end();
@@ -233,12 +239,7 @@ std::shared_ptr<Pending> DeviceEnvironment::Offload(const Asker& asker, const mo
     done(holder.error());
     return nullptr;
   }
-  // What comes over the link is counted.
-  const bool elsewhere = holder->has_value();
-  return offloads_->Run(asker, dataset, *holder, export_name, std::move(request), [self = shared_from_this(), elsewhere, done = std::move(done)](Result<device::Completion> completion) {
-    if (elsewhere && completion.ok()) self->remote_bytes_ += completion->data.size() + completion->state.size();
-    done(std::move(completion));
-  });
+  return offloads_->Run(asker, dataset, *holder, export_name, std::move(request), std::move(done));
 }
 
 }  // namespace godwit::agent

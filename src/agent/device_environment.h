@@ -83,7 +83,8 @@ class DeviceEnvironment final : public Environment, public std::enable_shared_fr
   // On the loop, or posted to it.
   void AskAddress(Result<std::string> address, std::function<void(Result<std::shared_ptr<transport::Channel>>)> then);
   std::uint64_t local_bytes() const { return local_bytes_.load(); }
-  std::uint64_t remote_bytes() const { return remote_bytes_.load(); }
+  // Of data and results that came from other devices.
+  std::uint64_t remote_bytes() const { return remote_bytes_.load() + (offloads_ != nullptr ? offloads_->moved_bytes() : 0); }
 
  private:
   Result<std::string> ChannelOf(const model::DatasetName& dataset) const;

@@ -349,6 +349,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
       count(holder.device.device_class, completion);
       learn(completion, 0);
       if (completion.status.ok()) {
+        moved_bytes_ += completion.data.size() + completion.state.size();
         const std::lock_guard lock(shared_->mutex);
         shared_->chooser.LearnOfCopy(function, away, link, completion.read_bytes, MicrosecondsSince(begin));
       }

@@ -78,6 +78,8 @@ class Offloads {
 
   // Functions that run over the datasets here now.
   std::size_t running() const { return engine_->running(); }
+  // Results, and states to go on from, that came from other devices.
+  std::uint64_t moved_bytes() const { return moved_bytes_.load(); }
   // What was learned, and how good the predictions are: JSON.
   std::string Describe() const;
   // OpenMetrics text.
@@ -97,7 +99,7 @@ class Offloads {
 
   const Options options_;
   const std::shared_ptr<Shared> shared_;
-  std::atomic<std::uint64_t> next_{1};
+  std::atomic<std::uint64_t> next_{1}, moved_bytes_{0};
   std::shared_ptr<FetchedStorage> fetched_;
   std::mutex mutex_;
   std::map<std::string, std::uint32_t> loaded_;  // Numbers of services' functions, by device, package and export.

@@ -204,7 +204,10 @@ std::string WhyStays(const ClusterView& view, const ServiceRecord& service) {
   if (service.manifest.kind != model::ServiceKind::kCommand) return "";
   for (const auto& [name, access] : service.manifest.data) {
     const DatasetRecord* dataset = Find(view.datasets, name, &DatasetRecord::name);
-    if (dataset) return fmt::format("it reads dataset '{}' as a file of device '{}', and files of a device do not move", name.value, dataset->device.value);
+    const bool with_it = dataset != nullptr && std::ranges::any_of(view.instances, [&](const InstanceRecord& instance) {
+      return instance.service == service.name && instance.device == dataset->device;
+    });
+    if (with_it) return fmt::format("it reads dataset '{}' as a file of device '{}', and files of a device do not move", name.value, dataset->device.value);
   }
   return "";
 }

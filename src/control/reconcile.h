@@ -82,7 +82,7 @@ Result<model::DeviceName> ChooseDevice(const ClusterView& view, const model::Ser
 // Why `device` can never run an instance of `service`; empty if it can.
 std::string Misfit(const ClusterView& view, const model::ServiceRecord& service, const model::DeviceRecord& device);
 
-// Why no instance of `service` may ever move; empty if they may. Not to be asked of what one does at the moment.
+// Why the instances of `service` stay where they are, whatever they do at the moment; empty if they may move.
 std::string WhyStays(const ClusterView& view, const model::ServiceRecord& service);
 
 // The reason that instances of a lost device get; while it stands, the device may come back with them.

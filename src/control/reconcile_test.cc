@@ -295,10 +295,14 @@ TEST_F(ReconcileTest, AProgramThatReadsADatasetAsAFileStaysWithIt) {
   Device("csd0", DeviceClass::kCsd);
   Service("reads", "kind = \"command\"\n[data]\nwords = \"read\"\n");
   Service("asks", "[data]\nwords = \"read\"\n");
+  Instance("reads", "csd0");
+  Instance("asks", "csd0");
   EXPECT_EQ(WhyStays(view, view.services[0]), "") << "there is no such dataset";
   view.datasets.push_back({DatasetName("words"), DeviceName("csd0"), {1}, "sha256:cc"});
   EXPECT_EQ(WhyStays(view, view.services[0]), "it reads dataset 'words' as a file of device 'csd0', and files of a device do not move");
   EXPECT_EQ(WhyStays(view, view.services[1]), "") << "others read it from there";
+  view.instances[0].device = DeviceName("host0");
+  EXPECT_EQ(WhyStays(view, view.services[0]), "") << "it may move to the dataset";
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ class OneObject final : public Storage {
 
 class EngineTest : public ::testing::Test {
  protected:
-  Completion Piece(const std::string& object, const Bytes& state, const std::string& tenant = "alice") {
+  Completion Piece(const std::string& object, const Bytes& state, const std::string& tenant = "alice", std::string_view arguments = "") {
     Request request;
     request.id = ++id_;
     request.opcode = Opcode::kExecute;
@@ -68,6 +68,7 @@ class EngineTest : public ::testing::Test {
     request.tenant = tenant;
     request.name = object;
     request.state = state;
+    request.data.assign(arguments.begin(), arguments.end());
     return engine_->Call(request);
   }
 
@@ -106,9 +107,11 @@ TEST_F(EngineTest, WorkGoesOnFromAStateWhereNothingIsKept) {
   EXPECT_EQ(pieces_->begun, 2) << "another tenant's";
   EXPECT_EQ(AsText(Piece("file", {'2'}).data), "2");
   EXPECT_EQ(pieces_->begun, 3) << "from another state";
+  EXPECT_EQ(AsText(Piece("file", first.state, "alice", "other").data), "1");
+  EXPECT_EQ(pieces_->begun, 4) << "with other arguments";
   EXPECT_EQ(AsText(Piece("file", first.state).data), "1");
   EXPECT_EQ(AsText(Piece("file", first.state).data), "1") << "asked for again";
-  EXPECT_EQ(pieces_->begun, 4);
+  EXPECT_EQ(pieces_->begun, 5);
   pieces_->begun = 0;
   const Completion fetched = Piece("elsewhere", {});
   EXPECT_EQ(AsText(Piece("elsewhere", fetched.state).data), "1");

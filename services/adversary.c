@@ -22,6 +22,12 @@ GODWIT_FUNCTION(thrash)(const char* lines, uint32_t bytes, int32_t last) {
   for (unsigned at = 1;; at = at * 1664525u + 1013904223u) memory[at % SIZE] += 1;
 }
 
+// Writes behind the lines that it was given.
+GODWIT_FUNCTION(spoil)(const char* lines, uint32_t bytes, int32_t last) {
+  if (!last) ((char*)lines)[bytes + 10000] ^= 1;
+  return 0;
+}
+
 // Gives back many times what it reads.
 GODWIT_FUNCTION(flood)(const char* lines, uint32_t bytes, int32_t last) {
   (void)last;

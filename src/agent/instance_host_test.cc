@@ -472,11 +472,11 @@ TEST_F(InstanceHostTest, AnOffloadedScanGoesOnElsewhereWithoutALineLostOrDoubled
 
 class UserFunctionTest : public InstanceHostTest {
  protected:
-  std::shared_ptr<const device::Function> Function(const std::string& name, ByteCount memory = model::Limits().memory) {
-    const auto module = Module("report");
+  std::shared_ptr<const device::Function> Function(const std::string& name, ByteCount memory = model::Limits().memory, const std::string& service = "report") {
+    const auto module = Module(service);
     if (!module) return nullptr;
     model::Manifest manifest;
-    manifest.name = model::ServiceName("report");
+    manifest.name = model::ServiceName(service);
     manifest.limits.memory = memory;
     auto function = MakeUserFunction(module, name, manifest, environment);
     EXPECT_TRUE(function.ok()) << function.error().message;
@@ -574,6 +574,9 @@ class FileSource final : public device::Source {
     return device::BytesSource(AsBytes(text_)).Window(offset, bytes, scratch);
   }
   std::optional<int> file() const override { return file_; }
+  Status Check(std::uint64_t offset, ByteView bytes) const override {
+    return AsText(bytes) == std::string_view(text_).substr(offset, bytes.size()) ? Status() : Status(Corrupt("the file is damaged"));
+  }
 
   mutable int windows = 0;
 
@@ -604,6 +607,18 @@ TEST_F(UserFunctionTest, ReadsAFileWhereItLiesAndGoesOnOverACopy) {
   const std::string hurried = OutputOf(*copy, {&part_file, &part_bytes, &part_file}, "20000", Hurried(), &pieces);
   EXPECT_TRUE(hurried == Output(*copy, part, "20000", Unhurried())) << pieces;
   EXPECT_GE(pieces, 40);
+}
+
+TEST_F(UserFunctionTest, WhoWritesBehindItsLinesHarmsNoFileAndIsToldSo) {
+  const auto spoil = Function("spoil", model::Limits().memory, "adversary");
+  if (!spoil) GTEST_SKIP() << "no compiler in this build";
+  std::string text;
+  while (text.size() < 2 << 20) text += "a line of the text\n";
+  const FileSource file(text);
+  EXPECT_EQ(OutputOf(*spoil, {&file}, "", Unhurried()), "error: the function wrote to its window beyond the lines that it was given");
+  Bytes there(text.size());
+  EXPECT_EQ(pread(*file.file(), there.data(), there.size(), 0), static_cast<ssize_t>(there.size()));
+  EXPECT_TRUE(AsText(there) == text);
 }
 
 TEST_F(UserFunctionTest, WhatGoesWrongIsNamed) {

@@ -28,6 +28,7 @@ fs::path FromEnvironment(const char* name, const char* otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
+// Null where the build has no compiler. That a service does not build, or load, is a failure.
 std::shared_ptr<const runtime::LoadedModule> Module(const std::string& name) {
   const fs::path source = FromEnvironment("GODWIT_SOURCE_DIR", "."), build = FromEnvironment("GODWIT_BINARY_DIR", "build");
   const fs::path folder = build / "agent_test_services", package = folder / (name + ".gwp"), log = folder / "log";
@@ -37,10 +38,14 @@ std::shared_ptr<const runtime::LoadedModule> Module(const std::string& name) {
                               build.string() + "/bin/godwit build " + (folder / (name + ".wasm")).string() + " -o " +
                               package.string() + " --target " + std::string(package::IsaName(package::HostIsa())) + " >>" +
                               log.string() + " 2>&1";
-  if (std::system(command.c_str()) != 0) return nullptr;
+  const int code = std::system(command.c_str());
+  EXPECT_EQ(code, 0) << name << " was not built: see " << log;
+  if (code != 0) return nullptr;
   auto opened = package::Package::Open(package);
+  EXPECT_TRUE(opened.ok()) << opened.error().message;
   if (!opened.ok()) return nullptr;
   auto loaded = runtime::LoadedModule::Load(*opened);
+  EXPECT_TRUE(loaded.ok()) << loaded.error().message;
   return loaded.ok() ? *loaded : nullptr;
 }
 

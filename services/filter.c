@@ -2,7 +2,7 @@
 //
 //   POST /filter        the rows of the dataset "table" with a quantity (third column) under 24 and a day (fifth) in 1994
 //
-// Compiled with GODWIT_NATIVE for the machine, it prints what the function takes for a file: nanoseconds a byte, bytes of output, a line each round.
+// Compiled with GODWIT_NATIVE for the machine, it prints what the function takes for a file: nanoseconds of processor time a byte, bytes of output, a line each round.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,9 +61,9 @@ int main(int argc, char** argv) {
   for (int round = atoi(argv[2]); round > 0; --round) {
     struct timespec begin, end;
     output_bytes = 0;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
     filter_lines(table, (uint32_t)size);
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
     printf("%f %zu\n", ((double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec)) / (double)size, output_bytes);
   }
   return 0;

@@ -1,6 +1,7 @@
 // godwit bench function: a function of a service's own over a dataset on another device, beside the same source compiled for the machine.
 //
-// Ours is what the agents measured: the time in which the device was busy, for each byte of data, copying it into the function's memory and its output out included.
+// Ours is what the agents measured for each byte of data, showing the data to the function and taking its output included: the time that the device's
+// processor worked, and the time in which the device was busy, where it also waits for a processor that this bench, both agents and the gateway share.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -69,9 +70,10 @@ class FunctionBench {
     const json offloads = json::parse(told.body, nullptr, false);
     for (const json& one : offloads.value("functions", json::array())) {
       if (!counts || one.value("device", "") != "there" || one.value("function", "").find("filter_rows") == std::string::npos) continue;
-      ours_.values.push_back(one.value("ns_per_byte", 0.0));
+      worked_.values.push_back(one.value("cpu_ns_per_byte", 0.0));
+      busy_.values.push_back(one.value("ns_per_byte", 0.0));
     }
-    if (counts && ours_.empty()) return Internal("the agent measured no run of the function at the device: " + told.body);
+    if (counts && worked_.empty()) return Internal("the agent measured no run of the function at the device: " + told.body);
     return bytes;
   }
   Result<std::size_t> Native(bool counts) {
@@ -84,14 +86,19 @@ class FunctionBench {
   }
 
   Result<int> Report() const {
-    const double ours = ours_.Median(), native = native_samples_.Median();
-    const json results = {{{"case", {{"function", "filter_rows"}}}, {"metric", "time per byte"}, {"unit", "ns"}, {"better", "lower"}, {"ours", ours_.ToJson()},
-                           {"baselines", {{"native C, clang -O3", native_samples_.ToJson()}}}, {"emulated", json::array()}}};
+    const double worked = worked_.Median(), native = native_samples_.Median();
+    json results = json::array();
+    for (const auto& [metric, ours] : {std::pair("processor time per byte", &worked_), std::pair("busy time per byte", &busy_)}) {
+      results.push_back({{"case", {{"function", "filter_rows"}}}, {"metric", metric}, {"unit", "ns"}, {"better", "lower"}, {"ours", ours->ToJson()},
+                         {"baselines", {{"native C, clang -O3", native_samples_.ToJson()}}}, {"emulated", json::array()}});
+    }
     if (options_.json) {
       std::printf("%s\n", BenchDocument("function", options_.source, results).c_str());
     } else {
-      fmt::print("filter_rows over {:.0f} MB: ours {:.2f} ns/B ({:.2f} GB/s), native {:.2f} ns/B ({:.2f} GB/s): {:.0f} % of native\n",
-                 static_cast<double>(fs::file_size(table_)) / 1e6, ours, 1 / ours, native, 1 / native, 100 * native / ours);
+      fmt::print("filter_rows over {:.0f} MB: ours {:.3f} ns/B of processor time ({:.2f} GB/s), native {:.3f} ns/B ({:.2f} GB/s): {:.0f} % of native\n",
+                 static_cast<double>(fs::file_size(table_)) / 1e6, worked, 1 / worked, native, 1 / native, 100 * native / worked);
+      fmt::print("with its waits for a processor, beside both agents, the gateway and the client on this machine: {:.3f} ns/B, {:.0f} %\n", busy_.Median(),
+                 100 * native / busy_.Median());
     }
     if (!options_.html.empty()) GODWIT_TRY(WriteBenchPage("function", options_.source, results, options_.html));
     return kExitDone;
@@ -102,7 +109,7 @@ class FunctionBench {
   std::string native_, table_;
   std::unique_ptr<BenchCluster> cluster_;
   std::unique_ptr<transport::HttpClient> here_;
-  Samples ours_, native_samples_;
+  Samples worked_, busy_, native_samples_;
 };
 
 }  // namespace

@@ -614,6 +614,41 @@ TEST_F(UserFunctionTest, ReadsAFileWhereItLiesAndGoesOnOverACopy) {
   EXPECT_GE(pieces, 40);
 }
 
+TEST_F(UserFunctionTest, GoesOnWhereTheFileIsShownAndFromWhatItSaved) {
+  const auto longest = Function("longest_lines"), copy = Function("copy_lines");
+  if (!longest) GTEST_SKIP() << "no compiler in this build";
+  std::string text;
+  for (int i = 0; i < 60'000; ++i) text += std::string(1, static_cast<char>('a' + i % 5)) + std::string(static_cast<std::size_t>(i % 97), 'x') + "\n";
+  const FileSource file(text);
+  for (const auto& [function, arguments] : {std::pair(longest, ""), std::pair(copy, "1000")}) {  // The second is stopped inside of its calls.
+    const std::string wanted = Output(*function, text, arguments, Unhurried());
+    auto work = function->Begin(AsBytes(std::string_view(arguments)), {}, {0, text.size()});
+    ASSERT_TRUE(work.ok());
+    std::string output;
+    int pieces = 0, saves = 0;
+    for (bool finished = false; !finished; ++pieces) {
+      Bytes bytes;
+      const auto ran = (*work)->Run(file, Hurried(), &bytes);
+      ASSERT_TRUE(ran.ok()) << ran.error().message;
+      output += AsText(bytes);
+      finished = *ran;
+      if (finished) break;
+      const auto saved = (*work)->Save();
+      if (!saved.ok() && saved.error().code == ErrorCode::kResourceExhausted) continue;  // Inside of a long run: as a device does it.
+      ASSERT_TRUE(saved.ok()) << saved.error().message;
+      if (++saves % 40 != 1) continue;
+      auto other = function->Begin(AsBytes(std::string_view(arguments)), *saved, {0, text.size()});
+      ASSERT_TRUE(other.ok());
+      Bytes rest;
+      const auto ended = (*other)->Run(file, Unhurried(), &rest);
+      ASSERT_TRUE(ended.ok() && *ended);
+      EXPECT_TRUE(output + std::string(AsText(rest)) == wanted) << "from piece " << pieces;
+    }
+    EXPECT_TRUE(output == wanted);
+    EXPECT_GT(saves, 8);
+  }
+}
+
 TEST_F(UserFunctionTest, WhoWritesBehindItsLinesHarmsNoFileAndIsToldSo) {
   const auto spoil = Function("spoil", model::Limits().memory, "adversary");
   if (!spoil) GTEST_SKIP() << "no compiler in this build";

@@ -340,6 +340,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
     if (!completion.status.ok()) return;
     const std::lock_guard lock(shared->mutex);
     const placement::OffloadMeasurement measured{completion.read_bytes, completion.data.size(), static_cast<double>(completion.busy_us) - waited_us,
+                                                 static_cast<double>(completion.cpu_us),
                                                  static_cast<double>(completion.queued_us), MicrosecondsSince(begin)};
     shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us());
   };
@@ -401,7 +402,7 @@ std::string Offloads::Describe() const {
   nlohmann::json functions = nlohmann::json::array(), links = nlohmann::json::array();
   for (const auto& [key, known] : shared_->chooser.known()) {
     if (key.first.find('#') != key.first.npos) continue;  // One of the arguments that it had.
-    nlohmann::json entry = {{"function", key.first}, {"device", key.second}, {"pieces", known.pieces}, {"ns_per_byte", known.ns_per_byte},
+    nlohmann::json entry = {{"function", key.first}, {"device", key.second}, {"pieces", known.pieces}, {"ns_per_byte", known.ns_per_byte}, {"cpu_ns_per_byte", known.cpu_ns_per_byte},
                             {"queue_us", known.queue_us}, {"selectivity", shared_->chooser.selectivity(key.first)}};
     if (const auto error = known.median_error()) entry["median_prediction_error"] = *error;
     functions.push_back(std::move(entry));

@@ -46,7 +46,8 @@ class NoRequests final : public GuestRequests {
   Asker asker_;
 };
 
-// Stops `instance` once the pace is over, while the guest's code runs and asks nobody. Its thread sleeps between runs.
+// Stops `instance` once the pace is over, while the guest's code runs and asks nobody. Its thread looks every millisecond, and sleeps where
+// nothing ran for a while: a piece of work neither wakes it nor waits for it.
 class Watch {
  public:
   explicit Watch(runtime::Instance& instance) : instance_(instance), thread_([this] { Main(); }) {}
@@ -59,27 +60,30 @@ class Watch {
   void End() { Set(nullptr, false); }
 
  private:
+  static constexpr int kIdleLooks = 4;
+
   void Set(const Pace* pace, bool ending) {
     const std::lock_guard lock(mutex_);
     pace_ = pace;
+    stopped_ = false;
     ending_ = ending;
-    ++turn_;
-    changed_.notify_all();
+    if (asleep_ || ending) changed_.notify_one();
   }
   void Main() {
     std::unique_lock lock(mutex_);
-    while (!ending_) {
-      const std::uint64_t turn = turn_;
-      const auto over = [&] { return turn_ != turn; };
-      if (pace_ == nullptr) {
-        changed_.wait(lock, over);
-      } else if (!changed_.wait_for(lock, std::chrono::milliseconds(1), over)) {
-        if (pace_->Over(0)) {
-          instance_.RequestStop();
-          changed_.wait(lock, over);
-        } else if (const auto owed = pace_->Owed(); owed.count() > 0) {
-          instance_.Nap(owed);
-        }
+    for (int idle = 0; !ending_;) {
+      asleep_ = pace_ == nullptr && ++idle > kIdleLooks;
+      if (asleep_) changed_.wait(lock, [this] { return pace_ != nullptr || ending_; });
+      asleep_ = false;
+      changed_.wait_for(lock, std::chrono::milliseconds(1), [this] { return ending_; });
+      if (pace_ == nullptr || ending_) continue;
+      idle = 0;
+      if (stopped_) continue;
+      if (pace_->Over(0)) {
+        stopped_ = true;
+        instance_.RequestStop();
+      } else if (const auto owed = pace_->Owed(); owed.count() > 0) {
+        instance_.Nap(owed);
       }
     }
   }
@@ -88,15 +92,17 @@ class Watch {
   std::mutex mutex_;
   std::condition_variable changed_;
   const Pace* pace_ = nullptr;  // Null: nothing runs.
-  std::uint64_t turn_ = 0;      // Grows when pace_ is set: a next one may lie where the last one did.
-  bool ending_ = false;
+  bool stopped_ = false;        // What runs was told to stop.
+  bool asleep_ = false, ending_ = false;
   std::thread thread_;
 };
 
 // The buffer that a guest is asked for where its data is a file: of the guest's memory a part of the file takes the place of a copy.
 constexpr std::uint32_t kShownBytes = 8 << 20, kShownRoom = kShownBytes + runtime::FileWindow::kAlignment;
 constexpr std::uint64_t kShownFrom = 1 << 20;  // Of data: less is copied.
-static_assert(kShownBytes >= runtime::FileWindow::kAlignment + device::kLineBytesMax);
+constexpr std::size_t kShownRunBytes = 4 * device::kRunBytes;
+constexpr std::chrono::microseconds kShownRunTime{200};
+static_assert(kShownBytes >= runtime::FileWindow::kAlignment + std::max(kShownRunBytes, device::kLineBytesMax));
 
 // A file's bytes where the guest sees them.
 class ShownSource final : public device::Source {
@@ -173,12 +179,13 @@ class UserWork final : public device::Work {
   Result<Bytes> Save() override {
     // Between calls nobody needs the lines that were in the buffer: zeros do not travel. A call's own lines do.
     if (!position_.inside && copied_ != 0) std::memset(runtime::GuestMemory(instance_->context()).Range(position_.window, copied_), 0, copied_);
-    if (file_window_) {
+    if (file_window_ && position_.inside) {
       const Bytes kept(shown_run_.begin(), shown_run_.end());
+      shown_.reset();
       file_window_->Clear();
       std::copy(kept.begin(), kept.end(), shown_run_.begin());
     }
-    GODWIT_ASSIGN(const auto captured, instance_->Capture());
+    GODWIT_ASSIGN(const auto captured, instance_->Capture(runtime::Instance::Pages::kChanged, file_window_ ? file_window_->shown() : std::span<const std::uint8_t>()));
     std::string head = nlohmann::json{{"call", static_cast<std::uint32_t>(position_.call)}, {"inside", position_.inside},
                                       {"window", position_.window}, {"window_bytes", position_.window_bytes}, {"lines", lines_.position()}, {"begun", lines_begun_}}
                            .dump();
@@ -219,12 +226,13 @@ class UserWork final : public device::Work {
   }
 
   Result<bool> Go(const device::Source& source, const Pace& pace, Bytes* output) {
-    std::optional<ShownSource> shown;
     while (position_.call != Call::kDone) {
-      if (!shown && ShowsFile(source)) shown.emplace(source, *file_window_);
-      if (!position_.inside) GODWIT_TRY(Begin(shown ? *shown : source));
+      if (!shown_ && ShowsFile(source)) shown_.emplace(source, *file_window_);
+      if (!position_.inside) GODWIT_TRY(Begin(shown_ ? *shown_ : source));
       if (position_.call == Call::kDone) break;
+      const auto begin = std::chrono::steady_clock::now();
       GODWIT_ASSIGN(const std::optional<std::int32_t> result, Continue(pace));
+      if (position_.call == Call::kLines) ChooseRunBytes(std::chrono::steady_clock::now() - begin);
       output->insert(output->end(), io_.output.begin(), io_.output.end());
       io_.output.clear();
       if (!result) return false;
@@ -232,6 +240,13 @@ class UserWork final : public device::Work {
       if (position_.call != Call::kDone && pace.Over(output->size())) return false;
     }
     return true;
+  }
+
+  // Longer runs of lines where they take no time, since the lines of a call that is stopped in its middle travel, and where little comes of them,
+  // since that is to fit a piece.
+  void ChooseRunBytes(std::chrono::nanoseconds took) {
+    const bool quick = took < kShownRunTime / (kShownRunBytes / run_bytes_), little = io_.output.size() < device::kRunBytes / 4;
+    run_bytes_ = shown_ && quick && little ? kShownRunBytes : device::kRunBytes;
   }
 
   // May the guest be shown the file that it is to read? Its buffer is known by then.
@@ -270,7 +285,7 @@ class UserWork final : public device::Work {
       GODWIT_ASSIGN(function, instance_->FindFunction(program_->name));
       std::string_view run;
       if (position_.call == Call::kLines) {
-        GODWIT_ASSIGN(run, lines_.Next(source));
+        GODWIT_ASSIGN(run, lines_.Next(source, run_bytes_));
         lines_begun_ = true;
         if (run.empty()) position_.call = Call::kLast;
       }
@@ -343,6 +358,8 @@ class UserWork final : public device::Work {
   const std::optional<Bytes> snapshot_;
   std::unique_ptr<runtime::Instance> instance_;
   std::optional<runtime::FileWindow> file_window_;  // Goes before the instance.
+  std::optional<ShownSource> shown_;
+  std::size_t run_bytes_ = device::kRunBytes;
   std::span<std::uint8_t> shown_run_;               // There, of the call that is under way.
   std::optional<Watch> watch_;
   runtime::TaskId task_ = 0;

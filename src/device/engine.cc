@@ -1,5 +1,7 @@
 #include "device/engine.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -17,6 +19,12 @@ using std::chrono::microseconds;
 
 std::uint64_t MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(std::chrono::steady_clock::now() - begin).count());
+}
+
+std::uint64_t ThreadCpuUs() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
 }
 
 Bytes ToBytes(const json& document) {
@@ -419,7 +427,7 @@ std::string Engine::Statistics() const {
   for (const auto& [number, loaded] : functions_) {
     if (loaded.executions == 0) continue;
     functions.push_back({{"number", number}, {"name", loaded.function->name()}, {"executions", loaded.executions},
-                         {"busy_us", loaded.busy_us}, {"least_us", loaded.least_us}, {"most_us", loaded.most_us},
+                         {"busy_us", loaded.busy_us}, {"cpu_us", loaded.cpu_us}, {"least_us", loaded.least_us}, {"most_us", loaded.most_us},
                          {"mean_us", loaded.busy_us / loaded.executions}});
   }
   return json{{"uptime_us", MicrosecondsSince(started_)}, {"requests", requests_}, {"failed", failed_}, {"aborted", aborted_},
@@ -514,15 +522,8 @@ void Engine::Park(std::unique_ptr<Parked> parked) {
   parked_.pop_front();
 }
 
-Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state) {
+Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, std::unique_ptr<Work> work, Completion* completion, Result<Bytes>* state) {
   const Request& request = job.request;
-  std::unique_ptr<Work> work;
-  if (!request.state.empty()) {
-    if (const auto parked = TakeParked(request)) {
-      work = std::move(parked->work);
-      source = std::move(parked->source);
-    }
-  }
   if (!work) {
     const std::uint64_t size = source->size();
     Part part{std::min(request.offset, size), size};
@@ -555,7 +556,10 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
   Completion completion;
   const auto run = [&]() -> Status {
     std::shared_ptr<const Source> source;
-    if (!request.name.empty()) {
+    std::unique_ptr<Parked> parked = request.state.empty() ? nullptr : TakeParked(request);
+    if (parked) {
+      source = std::move(parked->source);
+    } else if (!request.name.empty()) {
       if (options_.storage == nullptr) return Unsupported("this device has no storage");
       GODWIT_ASSIGN(source, options_.storage->Open(request.tenant, request.name));
     } else if (!request.ranges.empty()) {
@@ -576,7 +580,11 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     }
     Result<Bytes> state = Bytes();
     Status worked;
-    const auto work = [&] { worked = RunPiece(job, std::move(source), &completion, &state); };
+    const auto work = [&] {
+      const std::uint64_t before = ThreadCpuUs();
+      worked = RunPiece(job, std::move(source), parked ? std::move(parked->work) : nullptr, &completion, &state);
+      completion.cpu_us = ThreadCpuUs() - before;
+    };
     core != nullptr ? core->Run(work) : work();
     GODWIT_TRY(worked);
     const std::size_t output = request.name.empty() ? 1 : 0;
@@ -618,6 +626,7 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     --loaded.running;
     ++loaded.executions;
     loaded.busy_us += completion.busy_us;
+    loaded.cpu_us += completion.cpu_us;
     loaded.least_us = std::min(loaded.least_us, completion.busy_us);
     loaded.most_us = std::max(loaded.most_us, completion.busy_us);
   }
@@ -669,6 +678,7 @@ void Engine::StartReady(const std::shared_ptr<BatchRun>& batch) {
     Completion completion = std::move(batch->completion);
     for (const Completion& step : completion.steps) {
       completion.busy_us += step.busy_us;
+      completion.cpu_us += step.cpu_us;
       completion.energy_uj += step.energy_uj;
       completion.read_bytes += step.read_bytes;
       if (!step.status.ok() && completion.status.ok()) completion.status = step.status.error().Within("a step of the batch");

@@ -75,7 +75,7 @@ class Engine final : public Device {
     Bytes program;       // That it was loaded from.
     bool built_in = false, active = false;
     std::size_t running = 0;
-    std::uint64_t executions = 0, busy_us = 0, least_us = ~0ull, most_us = 0;
+    std::uint64_t executions = 0, busy_us = 0, cpu_us = 0, least_us = ~0ull, most_us = 0;
   };
   struct Job;
   struct BatchRun;
@@ -98,8 +98,8 @@ class Engine final : public Device {
   // `core`: where work runs that goes behind the foreground; null: here.
   void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
   Completion Execute(Job& job, YieldingThread* core);
-  // One piece of work: its output, how far it came, and in `state` what to go on from.
-  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
+  // One piece of work: its output, how far it came, and in `state` what to go on from. work: what was parked, or null.
+  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, std::unique_ptr<Work> work, Completion* completion, Result<Bytes>* state);
   // What the same work was when it gave the state that the request is to go on from; null: it is not here (any more).
   std::unique_ptr<Parked> TakeParked(const Request& request);
   void Park(std::unique_ptr<Parked> parked);

@@ -62,8 +62,8 @@ struct Part {
 class Work {
  public:
   virtual ~Work() = default;
-  // Goes on until it has finished (true) or `pace` is over (false), and appends its output; it may be called again then. After an
-  // error it is of no use.
+  // Goes on until it has finished (true) or `pace` is over (false), and appends its output; it may be called again then, with the
+  // same source. After an error it is of no use.
   virtual Result<bool> Run(const Source& source, const Pace& pace, Bytes* output) = 0;
   // What Begin needs to go on after the output so far, on any device. At most kDataBytesMax, or kResourceExhausted.
   virtual Result<Bytes> Save() = 0;

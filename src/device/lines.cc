@@ -9,7 +9,7 @@ namespace godwit::device {
 Lines::Lines(Part part, std::optional<std::uint64_t> position)
     : part_(part), position_(position.value_or(part.begin)), find_first_(!position && part.begin > 0) {}
 
-Result<std::string_view> Lines::Next(const Source& source) {
+Result<std::string_view> Lines::Next(const Source& source, std::size_t run_bytes) {
   while (find_first_) {
     // The byte before the part ends the line before it, or is in the middle of one that is another part's.
     GODWIT_ASSIGN(const ByteView window, source.Window(position_ - 1, kRunBytes, scratch_));
@@ -19,7 +19,7 @@ Result<std::string_view> Lines::Next(const Source& source) {
     if (position_ >= part_.end) find_first_ = false;
   }
   if (position_ >= part_.end) return std::string_view();
-  for (std::size_t bytes = kRunBytes;; bytes = kLineBytesMax) {
+  for (std::size_t bytes = run_bytes;; bytes = kLineBytesMax) {
     GODWIT_ASSIGN(const ByteView window, source.Window(position_, bytes, scratch_));
     std::string_view text = AsText(window);
     if (text.empty()) return text;
@@ -28,7 +28,7 @@ Result<std::string_view> Lines::Next(const Source& source) {
     if (end == std::string_view::npos && inside < text.size()) end = text.rfind('\n', inside - 1);  // A long line follows: the next run.
     if (end == std::string_view::npos) {
       if (text.size() == bytes && bytes < kLineBytesMax) continue;
-      if (text.size() == kLineBytesMax) {
+      if (text.size() >= kLineBytesMax) {
         return InvalidArgument(fmt::format("the line at byte {} is longer than {} bytes", position_, kLineBytesMax));
       }
       end = text.size() - 1;  // The text's last line has no end.

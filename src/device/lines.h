@@ -20,7 +20,7 @@ class Lines {
   Lines(Part part, std::optional<std::uint64_t> position);
   // The next run, each line with its '\n' but for the text's last one; empty at the part's end. Valid until the next call.
   // kInvalidArgument: a line is longer than kLineBytesMax.
-  Result<std::string_view> Next(const Source& source);
+  Result<std::string_view> Next(const Source& source, std::size_t run_bytes = kRunBytes);
   // Where the next run begins; what came before is done.
   std::uint64_t position() const { return position_; }
   std::uint64_t read_bytes() const { return read_bytes_; }

@@ -64,7 +64,7 @@ Offset<fbs::Completion> Put(FlatBufferBuilder& builder, const Completion& comple
                                completion.status.ok() ? 0 : static_cast<std::uint8_t>(completion.status.error().code), message,
                                completion.value, completion.capability.memory != 0 ? &capability : nullptr, data, state, completion.more,
                                completion.pushed_back, completion.queued_us, completion.busy_us, completion.energy_uj,
-                               completion.read_bytes, step_list);
+                               completion.read_bytes, step_list, completion.cpu_us);
 }
 
 template <typename T>
@@ -140,6 +140,7 @@ Result<Completion> Get(const fbs::Completion& in, CopyBudget& copies, bool step)
   completion.busy_us = in.busy_us();
   completion.energy_uj = in.energy_uj();
   completion.read_bytes = in.read_bytes();
+  completion.cpu_us = in.cpu_us();
   for (unsigned i = 0; i < SizeOf(in.steps()); ++i) {
     GODWIT_ASSIGN(auto one, Get(*in.steps()->Get(i), copies, true));
     completion.steps.push_back(std::move(one));

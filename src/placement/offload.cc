@@ -117,6 +117,7 @@ void OffloadChooser::LearnOne(const std::string& function, const std::string& de
   if (measured.read_bytes < kBytesToLearnMin) return;
   const double read = static_cast<double>(measured.read_bytes), ns_per_byte = measured.busy_us * 1e3 / read;
   known.ns_per_byte = known.ns_per_byte == 0 ? ns_per_byte : Blend(known.ns_per_byte, ns_per_byte, weight);
+  known.cpu_ns_per_byte = known.cpu_ns_per_byte == 0 ? measured.cpu_us * 1e3 / read : Blend(known.cpu_ns_per_byte, measured.cpu_us * 1e3 / read, weight);
   const double selectivity = static_cast<double>(measured.output_bytes) / read;
   const auto [found, first] = selectivity_.emplace(function, selectivity);
   if (!first) found->second = Blend(found->second, selectivity, weight);

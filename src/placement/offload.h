@@ -56,12 +56,13 @@ struct OffloadChoice {
 // What one piece of work was.
 struct OffloadMeasurement {
   std::uint64_t read_bytes = 0, output_bytes = 0;
-  double busy_us = 0, queue_us = 0, total_us = 0;
+  double busy_us = 0, cpu_us = 0, queue_us = 0, total_us = 0;
 };
 
 // What is known of one function at one device.
 struct OffloadKnowledge {
   double ns_per_byte = 0;
+  double cpu_ns_per_byte = 0;  // What the processor works; ns_per_byte has its waits too.
   double queue_us = 0;
   std::uint64_t pieces = 0;
   std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.

@@ -63,7 +63,7 @@ std::shared_ptr<const LiveMemory> GuestInstance::memory() const {
   return pages ? LiveMemory::Of(std::move(pages), module_) : nullptr;
 }
 
-Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages) {
+Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages, std::span<const std::uint8_t> blank) {
   if (store_ != nullptr && !store_->capturing()) {
     return FailedPrecondition("an instance that is linked with others is captured together with them: use Store::Capture");
   }
@@ -93,7 +93,7 @@ Result<snapshot::Snapshot> GuestInstance::Capture(Pages pages) {
   if (own_memory_.base() != nullptr) {
     snapshot.memories.push_back({memory_->pages(), {}});
     if (pages == Pages::kChanged) {
-      snapshot.memories[0].runs = ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages());
+      snapshot.memories[0].runs = ChangedPages(memory_->base(), memory_->bytes(), module_->initial_pages(), blank);
     }
   }
   for (auto i = static_cast<std::uint32_t>(imported_globals_.size()); i < global_count(); ++i) {

@@ -25,6 +25,8 @@ class FileWindow {
   FileWindow& operator=(const FileWindow&) = delete;
 
   std::uint64_t bytes() const { return bytes_; }
+  // What is shown now, in whole pages.
+  std::span<const std::uint8_t> shown() const { return {base_, shown_}; }
   // Shows what is at `offset`, a multiple of kAlignment, in the first `size` bytes of the file: at most bytes() of them. They are
   // in memory already, or kUnavailable says why they could not be read. Where the file becomes shorter, or its pages are lost and cannot be
   // read again, an access faults: a guest's is a trap.

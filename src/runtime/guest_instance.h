@@ -110,7 +110,7 @@ class GuestInstance final : public Instance {
   void StopEvery(std::uint64_t every) override;
   std::uint64_t safepoints_reached() const override { return stops_->safepoints_reached; }
   using Instance::Capture;
-  Result<snapshot::Snapshot> Capture(Pages pages) override;
+  Result<snapshot::Snapshot> Capture(Pages pages, std::span<const std::uint8_t> blank) override;
   std::shared_ptr<const LiveMemory> memory() const override;
   void Nap(std::chrono::microseconds length) override;
   abi::Context* context() override { return context_; }
@@ -209,6 +209,7 @@ class GuestInstance final : public Instance {
 
   std::shared_ptr<const Module> module_;
   std::vector<std::shared_ptr<HostModule>> hosts_;
+  std::vector<std::string_view> host_names_;  // Theirs, looked at in every call of a host function.
   Limits limits_;
   GuestStore* store_ = nullptr;  // Outlives this instance.
   LinearMemory own_memory_;

@@ -101,8 +101,8 @@ Result<Cell> GuestInstance::GetGlobal(std::string_view export_name) const {
 }
 
 HostModule* GuestInstance::host(std::string_view name) {
-  for (const auto& host : hosts_) {
-    if (host->name() == name) return host.get();
+  for (std::size_t i = 0; i < hosts_.size(); ++i) {
+    if (host_names_[i] == name) return hosts_[i].get();
   }
   return nullptr;
 }

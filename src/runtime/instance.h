@@ -131,8 +131,9 @@ class Instance {
   // fill in `package`. kFailedPrecondition if a host module's state cannot move.
   // kElsewhere: without pages, which the caller takes from memory().
   enum class Pages { kChanged, kElsewhere };
-  virtual Result<snapshot::Snapshot> Capture(Pages pages) = 0;
-  Result<snapshot::Snapshot> Capture() { return Capture(Pages::kChanged); }
+  // `blank`: pages of its memory that nobody needs any more, whatever is there; those that the module does not fill are zeros after it.
+  virtual Result<snapshot::Snapshot> Capture(Pages pages, std::span<const std::uint8_t> blank) = 0;
+  Result<snapshot::Snapshot> Capture(Pages pages = Pages::kChanged) { return Capture(pages, {}); }
   // What others may read of its memory while it runs; null where it has none of its own.
   virtual std::shared_ptr<const LiveMemory> memory() const = 0;
   // Any thread: the running task sleeps so long at its next safepoint, once; a stop or a cancellation ends the sleep.

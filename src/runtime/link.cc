@@ -90,6 +90,7 @@ Result<std::unique_ptr<GuestInstance>> GuestInstance::Link(std::shared_ptr<const
 
   if (store == nullptr) instance->remains_ = instance->module_->remains().Take();
   GODWIT_TRY(instance->LinkImports(hosts));
+  for (const auto& host : hosts) instance->host_names_.push_back(host->name());
   instance->hosts_ = std::move(hosts);
   instance->LinkTags();
   GODWIT_TRY(instance->CreateTables());

@@ -16,6 +16,17 @@ constexpr std::uint64_t kPage = snapshot::kPageBytes;
 // Reads which pages exist from /proc/self/pagemap.
 class TouchedPages {
  public:
+  // Kept open: it is asked for every instance and every capture. A forked process has its own.
+  static const TouchedPages& OfThread() {
+    thread_local std::unique_ptr<TouchedPages> touched;
+    thread_local pid_t owner = 0;
+    if (owner != getpid()) {
+      touched = std::make_unique<TouchedPages>();
+      owner = getpid();
+    }
+    return *touched;
+  }
+
   TouchedPages() {
     if (sysconf(_SC_PAGESIZE) != static_cast<long>(kPage)) return;
     fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -74,21 +85,24 @@ bool IsZeroPage(const std::uint8_t* page) {
   return true;
 }
 
-std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial) {
+std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial,
+                                            std::span<const std::uint8_t> blank) {
   constexpr std::uint64_t kBatch = 4096;
-  const TouchedPages touched;
+  const TouchedPages& touched = TouchedPages::OfThread();
   std::vector<std::uint64_t> entries(kBatch);
   std::vector<snapshot::PageRun> runs;
   const std::uint64_t pages = bytes / kPage;
   std::size_t next_initial = 0;
-  for (std::uint64_t first = 0; first < pages; first += kBatch) {
-    const std::uint64_t count = std::min(kBatch, pages - first);
-    const bool known = touched.Read(base + first * kPage, count, entries.data());
+  const std::uint64_t blank_begin = blank.empty() ? pages : static_cast<std::uint64_t>(blank.data() - base) / kPage, blank_end = blank_begin + blank.size() / kPage;
+  for (std::uint64_t first = 0, count; first < pages; first += count) {
+    const bool is_blank = first >= blank_begin && first < blank_end;
+    count = std::min(kBatch, (is_blank ? blank_end : first < blank_begin ? blank_begin : pages) - first);
+    const bool known = !is_blank && touched.Read(base + first * kPage, count, entries.data());
     for (std::uint64_t i = 0; i < count; ++i) {
       const std::uint64_t number = first + i;
       while (next_initial < initial.numbers.size() && initial.numbers[next_initial] < number) ++next_initial;
       const bool has_initial = next_initial < initial.numbers.size() && initial.numbers[next_initial] == number;
-      if (known && !has_initial && !TouchedPages::Touched(entries[i])) continue;
+      if (!has_initial && (is_blank || (known && !TouchedPages::Touched(entries[i])))) continue;
       const std::uint8_t* page = base + number * kPage;
       const bool same = has_initial ? std::memcmp(page, initial.page(next_initial), kPage) == 0 : IsZeroPage(page);
       if (same) continue;
@@ -103,18 +117,11 @@ std::vector<snapshot::PageRun> ChangedPages(const std::uint8_t* base, std::uint6
 }
 
 void RestorePages(std::uint8_t* base, std::uint64_t bytes, const InitialPages& initial) {
-  // Where the system cannot tell, all are looked at. Kept open, since it is asked for every instance; a forked process
-  // has its own.
-  thread_local std::unique_ptr<TouchedPages> touched;
-  thread_local pid_t owner = 0;
-  if (owner != getpid()) {
-    touched = std::make_unique<TouchedPages>();
-    owner = getpid();
-  }
+  const TouchedPages& touched = TouchedPages::OfThread();  // Where the system cannot tell, all are looked at.
   thread_local std::vector<std::uint64_t> entries;
   const std::uint64_t pages = bytes / kPage;
   entries.resize(std::max<std::size_t>(entries.size(), pages));
-  const bool known = touched->Read(base, pages, entries.data());
+  const bool known = touched.Read(base, pages, entries.data());
   std::size_t next_initial = 0;
   for (std::uint64_t number = 0; number < pages; ++number) {
     std::uint8_t* page = base + number * kPage;

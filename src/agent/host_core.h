@@ -63,6 +63,7 @@ class HostCore final : public GuestRequests {
   std::vector<std::unique_ptr<Worker>> workers;
   std::uint32_t next_handle = 1;
   bool paused = false, stopping = false, released = false;
+  std::optional<std::chrono::steady_clock::time_point> running_since;  // When a worker could first run the guest.
   std::uint64_t pauses = 0;  // How often it was paused: a worker parks anew for each.
   std::vector<const std::uint8_t*> copied_elsewhere;  // Bases of memories whose pages a capture leaves out.
   Location moved_to;

@@ -113,8 +113,7 @@ Status Host::Load(Bundle bundle, ArrivingMemories memories) {
     GODWIT_TRY(worker->Restore(bundle.snapshots[i], std::move(served[i]), std::move(memory)));
     core_.workers.push_back(std::move(worker));
   }
-  for (const auto& worker : core_.workers) worker->Launch();
-  return {};
+  return {};  // Resume launches them: to wake a thread twice costs a move as much as anything else does.
 }
 
 void Host::JoinWorkers(std::unique_lock<std::mutex>& lock) {
@@ -341,6 +340,9 @@ void Host::Resume() {
   const std::lock_guard lock(core_.lock);
   if (core_.released || !core_.paused) return;
   core_.Unpause();
+  // With nothing to run it is as an idle instance is: the next request wakes its thread. Else the worker says when it runs.
+  if (!core_.running_since && core_.exchanges.empty()) core_.running_since = Clock::now();
+  for (const auto& worker : core_.workers) worker->Launch();
 }
 
 void Host::Release(const Location& to) {
@@ -367,6 +369,7 @@ InstanceHost::Statistics Host::statistics() const {
                         .running = 0,
                         .waiting = core_.waiting.size(),
                         .memory_bytes = 0,
+                        .running_since = core_.running_since,
                         .paused = core_.paused,
                         .released = core_.released,
                         .recent = core_.recent.Get(Clock::now()),

@@ -115,6 +115,7 @@ class InstanceHost {
     std::uint64_t requests_total = 0, failed_total = 0, traps_total = 0;
     std::size_t running = 0, waiting = 0;
     std::uint64_t memory_bytes = 0;  // Linear memory now.
+    std::optional<std::chrono::steady_clock::time_point> running_since;  // When the guest could first run here.
     bool paused = false, released = false;
     std::optional<RecentUse::Figures> recent;
     std::uint64_t open_files = 0;  // Of this device: with one the instance cannot move.

@@ -9,6 +9,7 @@
 #include <spdlog/spdlog.h>
 
 #include "agent/migration_session.h"
+#include "base/machine_clock.h"
 
 namespace godwit::agent {
 
@@ -63,7 +64,12 @@ struct MigrationDriver::Impl {
       static_cast<void>(channel->Reply(frame.call(), builder, wire::CreateDone(builder, outcome)));
     }
     const auto session = leaving.find(token.migration);
-    if (session != leaving.end()) session->second->OnConfirmed(token);
+    if (session == leaving.end()) return;
+    std::optional<std::chrono::steady_clock::time_point> running_since;
+    if (confirmed->running_since() != 0 && confirmed->kernel() && !RunningKernel().empty() && confirmed->kernel()->string_view() == RunningKernel()) {
+      running_since.emplace(std::chrono::nanoseconds(confirmed->running_since()));
+    }
+    session->second->OnConfirmed(token, running_since);
   }
 
   void Begin(const model::MigrationRecord& record, const std::weak_ptr<Impl>& weak) {

@@ -59,7 +59,8 @@ class LeavingSession {
   virtual ~LeavingSession() = default;
   virtual void Cancel(const std::string& reason) = 0;
   // Of a channel to a target.
-  virtual void OnConfirmed(const migration::Token& token) = 0;
+  // running_since: when the instance could run at the target, if that is known by a clock of this machine.
+  virtual void OnConfirmed(const migration::Token& token, std::optional<std::chrono::steady_clock::time_point> running_since) = 0;
   virtual void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) = 0;
   virtual void Shut() = 0;  // Ends timers; nothing is called afterwards.
 };

@@ -73,7 +73,10 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     report_.Cancel();
     LeaveChannel();
   }
-  void OnConfirmed(const Token& token) override { Feed(source::Confirmed{token}); }
+  void OnConfirmed(const Token& token, std::optional<Clock::time_point> running_since) override {
+    running_since_ = running_since.value_or(Clock::time_point()).time_since_epoch().count();
+    Feed(source::Confirmed{token});
+  }
   void OnChannelClosed(const std::shared_ptr<transport::Channel>& channel, const Error& reason) override {
     if (channel != channel_ || shut_) return;
     LeaveChannel();
@@ -499,6 +502,11 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   void Do(const source::ReleaseInstance&) {
     // Where the answer to the token was lost, it is known only now that the target goes on.
     if (downtime_us_ == 0) downtime_us_ = MicrosSince(stop_began_);
+    const Clock::time_point began = stop_began_, running_since{Clock::duration(running_since_)};
+    if (running_since > began) {
+      const auto exact = std::chrono::duration_cast<std::chrono::microseconds>(running_since - began).count();
+      downtime_us_ = std::min(downtime_us_.load(), static_cast<std::uint64_t>(exact));
+    }
     AbortCopy();
     OnLane([this, to = Location{record_.target, target_address_, record_.epoch}] {
       DropCopy();
@@ -620,6 +628,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   };
   Stopped stopped_;
   std::unique_ptr<CapturedHost> captured_;
+  std::atomic<Clock::rep> running_since_{0};  // Of the instance at the target; 0: unknown.
   std::atomic<std::uint64_t> downtime_us_{0}, page_bytes_sent_{0}, copied_bytes_{0};
   std::atomic<double> slowed_{0};
   std::atomic<Clock::time_point> stop_began_{began_};

@@ -15,6 +15,7 @@
 
 #include "agent/migration_session.h"
 #include "agent/warm_thread.h"
+#include "base/machine_clock.h"
 #include "migration/page_receiver.h"
 
 namespace godwit::agent {
@@ -150,6 +151,7 @@ class Arriving final : public ArrivingSession, public std::enable_shared_from_th
   std::optional<InstanceHost::Options> options_;
   std::unique_ptr<CapturedHost> paused_;
   std::shared_ptr<InstanceHost> host_;
+  std::weak_ptr<InstanceHost> resumed_;  // With mutex_.
   bool opened_ = false;  // The page streams.
 
   std::unique_ptr<Lane> lane_;
@@ -342,8 +344,10 @@ void Arriving::Do(const target::RestoreInstance&) {
 }
 
 void Arriving::Do(const target::ResumeInstance&) {
-  context_.site.Adopt(host_);
   host_->Resume();
+  context_.site.Adopt(host_);
+  const std::lock_guard lock(mutex_);
+  resumed_ = host_;
 }
 
 void Arriving::Do(const target::SendCommitReply& action) {
@@ -392,7 +396,15 @@ void Arriving::Do(const target::SendConfirmed&) {
   if (!channel || !channel->open()) return;  // The source asks.
   flatbuffers::FlatBufferBuilder builder;
   const auto token = PutToken(builder, token_);
-  channel->Ask<wire::Confirmed>(builder, wire::CreateConfirmed(builder, token), context_.options.retry_interval * 4,
+  std::uint64_t running_since = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto host = resumed_.lock();
+    const auto since = host ? host->statistics().running_since : std::nullopt;
+    if (since) running_since = static_cast<std::uint64_t>(std::chrono::nanoseconds(since->time_since_epoch()).count());
+  }
+  const auto kernel = builder.CreateString(RunningKernel());
+  channel->Ask<wire::Confirmed>(builder, wire::CreateConfirmed(builder, token, running_since, kernel), context_.options.retry_interval * 4,
                                [weak = weak_from_this()](Result<transport::Frame> frame) {
                                  const auto self = weak.lock();
                                  if (self && frame.ok() && frame->as<wire::Done>()) {

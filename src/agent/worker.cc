@@ -157,7 +157,7 @@ Status Worker::Restore(const snapshot::Snapshot& snapshot, std::vector<std::shar
 }
 
 void Worker::Launch() {
-  thread_ = WarmThread::Run([this] { Main(); });
+  if (!thread_) thread_ = WarmThread::Run([this] { Main(); });
 }
 
 void Worker::RequestStop() {
@@ -226,6 +226,7 @@ void Worker::Main() {
       Park(lock);
       continue;
     }
+    if (!core_->running_since) core_->running_since = Clock::now();
     if (DropEnded(lock)) continue;
     if (renew_ && calls_.empty()) Renew(lock);
     if (TakeWork(lock)) continue;

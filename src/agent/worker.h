@@ -26,7 +26,7 @@ class Worker {
   Status Initialise();  // A reactor's instance, with its start function and _initialize run.
   Status Restore(const snapshot::Snapshot& snapshot, std::vector<std::shared_ptr<Exchange>> serving,
                  std::unique_ptr<runtime::ArrivingMemory> memory);
-  void Launch();
+  void Launch();  // Once, however often it is called.
 
   // --- lock
   void Signal() { wake_->Signal(); }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <numeric>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -404,6 +405,30 @@ TEST_P(ConformanceTest, TenantsTakeTurns) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(queue.Wait(60s).value().status.ok());
   // Not in the order of the completions: two threads may take them from a ring at once.
   EXPECT_EQ(storage_->opened(), (std::vector<std::string>{"alice", "bob", "alice", "alice"}));
+}
+
+TEST_P(ConformanceTest, ATenantWithLongWorkMakesRoomForOneWithShortWork) {
+  storage_->Put("text", "x");
+  Configure(R"({"cores": 1})");
+  Request endless = Make(Opcode::kExecute);
+  endless.function = LoadCounter();
+  const std::string far = "18446744073709551615";
+  endless.data.assign(far.begin(), far.end());  // Without a slice: of its own accord it never ends a piece.
+  Queue queue(*device_);
+  queue.Submit(endless);
+  while (json::parse(Json(Opcode::kDiscover))["functions"].back()["state"] != "running") std::this_thread::yield();
+  Request brief = Execute(BuiltIn::kChecksum, "{}", "text");
+  brief.tenant = "bob";
+  queue.Submit(brief);
+  std::set<std::uint64_t> ended;
+  for (int i = 0; i < 2; ++i) {
+    const auto completion = queue.Wait(60s);
+    ASSERT_TRUE(completion && completion->status.ok());
+    EXPECT_EQ(completion->more, completion->id == endless.id);
+    EXPECT_GE(completion->busy_us, completion->more ? 3'000u : 0u) << "a turn is not shorter";
+    ended.insert(completion->id);
+  }
+  EXPECT_EQ(ended, (std::set{endless.id, brief.id}));
 }
 
 TEST_P(ConformanceTest, OneTenantsRequestsAndFunctionsAreLimited) {

@@ -65,6 +65,7 @@ struct Engine::Job {
   bool registered = false;  // In under_way_.
   std::shared_ptr<const Function> function;
   std::shared_ptr<const Job> batch;  // That this is a step of.
+  std::uint64_t start_us = 0;        // In its turn: of virtual_us_.
 
   bool ended() const { return aborted.load(std::memory_order_relaxed) || (batch && batch->aborted.load(std::memory_order_relaxed)); }
   bool late() const { return request.deadline.count() > 0 && Clock::now() - arrived >= request.deadline; }
@@ -88,13 +89,14 @@ struct Engine::BatchRun {
 
 class Engine::JobPace final : public Pace {
  public:
-  JobPace(const Job& job, const Options& options) : job_(job), profile_(options.profile), foreground_(options.foreground.get()) {}
+  JobPace(const Engine& engine, const Job& job) : engine_(engine), job_(job), profile_(engine.options_.profile), foreground_(engine.options_.foreground.get()) {}
   bool Over(std::size_t output_bytes) const override {
     if (const auto owed = std::this_thread::get_id() == worker_ ? Owed() : microseconds(0); owed.count() > 0) std::this_thread::sleep_for(owed);
     if (output_bytes >= kOutputBytes || job_.ended()) return true;
     const auto& request = job_.request;
     const std::uint64_t busy = MicrosecondsSince(job_.begun);
-    return (!past_slice && request.slice.count() > 0 && busy >= static_cast<std::uint64_t>(request.slice.count())) || job_.late() ||
+    if (!past_slice && request.slice.count() > 0 && busy >= static_cast<std::uint64_t>(request.slice.count())) return true;
+    return (!past_slice && TurnOver(busy)) || job_.late() ||
            (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
   }
 
@@ -119,6 +121,17 @@ class Engine::JobPace final : public Pace {
 
  private:
   static constexpr microseconds kRestLeast{1000}, kRestMost{50'000};
+  static constexpr std::uint64_t kLookEveryUs = 1000;
+
+  bool TurnOver(std::uint64_t busy) const {
+    if (busy < static_cast<std::uint64_t>(microseconds(kTurn).count()) || engine_.waiting_count_.load(std::memory_order_relaxed) == 0) return false;
+    if (busy < looked_us_.load(std::memory_order_relaxed) + kLookEveryUs) return false;
+    looked_us_.store(busy, std::memory_order_relaxed);
+    return engine_.OtherIsDue(job_, busy);
+  }
+
+  const Engine& engine_;
+  mutable std::atomic<std::uint64_t> looked_us_{0};
   const Job& job_;
   const Profile& profile_;
   Foreground* const foreground_;
@@ -166,7 +179,7 @@ void Engine::Submit(Request request, Done done) {
       } else if (of_tenant_[in.tenant] >= kUnderWayPerTenantMax) {
         refused.status = ResourceExhausted(fmt::format("'{}' has {} requests under way", in.tenant, kUnderWayPerTenantMax));
       } else if (waiting_count_ >= queue_max_) {
-        refused.status = ResourceExhausted(fmt::format("the device is saturated: {} requests wait", waiting_count_));
+        refused.status = ResourceExhausted(fmt::format("the device is saturated: {} requests wait", waiting_count_.load()));
         refused.pushed_back = true;
         ++pushed_back_;
       } else if (in.opcode == Opcode::kExecute && options_.foreground && options_.foreground->full()) {
@@ -431,7 +444,7 @@ std::string Engine::Statistics() const {
                          {"mean_us", loaded.busy_us / loaded.executions}});
   }
   return json{{"uptime_us", MicrosecondsSince(started_)}, {"requests", requests_}, {"failed", failed_}, {"aborted", aborted_},
-              {"pushed_back", pushed_back_}, {"waiting", waiting_count_}, {"running", running_}, {"busy_us", busy_us_},
+              {"pushed_back", pushed_back_}, {"waiting", waiting_count_.load()}, {"running", running_}, {"busy_us", busy_us_},
               {"energy_uj", energy_uj_}, {"memory_used_bytes", memory_.used().value}, {"allocations", memory_.allocations()},
               {"storage_read_bytes", storage_read_}, {"storage_written_bytes", storage_written_}, {"functions", std::move(functions)},
               {"foreground", std::move(foreground)}}
@@ -466,14 +479,7 @@ void Engine::CoreMain() {
       continue;
     }
     if (waiting_count_ == 0) return;  // Ending.
-    // The tenant after the last one, in order of their names, around.
-    auto turn = waiting_.upper_bound(last_tenant_);
-    if (turn == waiting_.end()) turn = waiting_.begin();
-    last_tenant_ = turn->first;
-    const std::shared_ptr<Job> job = turn->second.front();
-    turn->second.pop_front();
-    if (turn->second.empty()) waiting_.erase(turn);
-    --waiting_count_;
+    const std::shared_ptr<Job> job = Next();
     ++running_;
     lock.unlock();
     Run(job, core.get());
@@ -481,6 +487,26 @@ void Engine::CoreMain() {
     --running_;
     if (waiting_count_ > 0) changed_.notify_one();
   }
+}
+
+std::uint64_t Engine::StartOf(const std::string& tenant) const {
+  const auto served = served_us_.find(tenant);
+  return served == served_us_.end() ? virtual_us_ : std::max(virtual_us_, served->second);
+}
+
+std::shared_ptr<Engine::Job> Engine::Next() {
+  const auto turn = std::ranges::min_element(waiting_, {}, [&](const auto& entry) { return StartOf(entry.first); });
+  std::shared_ptr<Job> job = turn->second.front();
+  turn->second.pop_front();
+  job->start_us = virtual_us_ = StartOf(turn->first);
+  if (turn->second.empty()) waiting_.erase(turn);
+  --waiting_count_;
+  return job;
+}
+
+bool Engine::OtherIsDue(const Job& job, std::uint64_t ran_us) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && StartOf(entry.first) < job.start_us + ran_us; });
 }
 
 void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
@@ -495,6 +521,13 @@ void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
   } else {
     completion = job->request.opcode == Opcode::kExecute ? Execute(*job, core) : Fast(job->request);
     completion.queued_us = queued;
+  }
+  {
+    // Before its completion, upon which the tenant may want its next turn.
+    const std::lock_guard lock(mutex_);
+    std::uint64_t& served = served_us_[job->request.tenant];
+    served = std::max(served, job->start_us) + std::max<std::uint64_t>(1, MicrosecondsSince(job->begun));
+    std::erase_if(served_us_, [&](const auto& entry) { return entry.second <= virtual_us_; });
   }
   Finish(job, std::move(completion));
 }
@@ -531,7 +564,7 @@ Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, st
     GODWIT_ASSIGN(work, job.function->Begin(request.data, request.state, part));
   }
   const std::uint64_t read_before = work->read_bytes();
-  JobPace pace(job, options_);
+  JobPace pace(*this, job);
   GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion->data));
   *state = finished ? Result<Bytes>(Bytes()) : work->Save();
   // More state than travels: it goes on here past its slice.

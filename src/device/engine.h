@@ -42,6 +42,8 @@ class Programs {
 };
 
 inline constexpr std::size_t kOutputBytes = 128 << 10;        // An Execute ends early once it has so many.
+// What work gets before it ends its piece, though its slice is not over, for a tenant that waits and has had less.
+inline constexpr std::chrono::milliseconds kTurn{3};
 inline constexpr std::size_t kLoadedPerTenantMax = 64;
 inline constexpr std::size_t kUnderWayPerTenantMax = 1024;
 inline constexpr std::size_t kParkedMax = 8;
@@ -106,6 +108,11 @@ class Engine final : public Device {
   void RunBatch(const std::shared_ptr<Job>& job);
   void StartReady(const std::shared_ptr<BatchRun>& batch);
   void CoreMain();
+  std::uint64_t StartOf(const std::string& tenant) const;
+  // Whose turn it is. Something waits.
+  std::shared_ptr<Job> Next();
+  // Does another tenant wait that has had less than a job that ran so long?
+  bool OtherIsDue(const Job& job, std::uint64_t ran_us) const;
 
   const Options options_;
   FunctionMemory memory_;
@@ -116,8 +123,12 @@ class Engine final : public Device {
   std::deque<std::unique_ptr<Parked>> parked_;  // The oldest first.
   std::uint32_t next_function_ = 1;
   std::map<std::string, std::deque<std::shared_ptr<Job>>> waiting_;  // By tenant.
-  std::string last_tenant_;                                          // Whose turn was last.
-  std::size_t waiting_count_ = 0, running_ = 0, cores_ = 1, queue_max_ = 1;
+  // Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM '96), all tenants alike: who is served next is the one with the least of
+  // max(virtual_us_, its entry); an entry says how far the device's time took it, and goes where it says nothing.
+  std::map<std::string, std::uint64_t> served_us_;
+  std::uint64_t virtual_us_ = 0;  // Of what was begun last.
+  std::size_t running_ = 0, cores_ = 1, queue_max_ = 1;
+  std::atomic<std::size_t> waiting_count_{0};  // Changed with the lock.
   std::map<std::pair<std::string, std::uint64_t>, std::shared_ptr<Job>> under_way_;
   std::map<std::string, std::size_t> of_tenant_;
   std::uint64_t requests_ = 0, failed_ = 0, aborted_ = 0, pushed_back_ = 0, busy_us_ = 0, energy_uj_ = 0, storage_read_ = 0, storage_written_ = 0;

@@ -175,6 +175,7 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   offload->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
   offload->add_option("--link", options->link_mbps, "Speed of the device's link, in Mbit/s (1000)")->delimiter(',');
   offload->add_flag("--cached", options->cached, "With room for a copy of the data at home: 'always home' has it from the start, 'auto' when it pays");
+  offload->add_flag("--shift", options->shift, "One question, while a load on the device comes suddenly, and goes");
   offload->add_flag("--queries", options->queries, "Questions after TPC-H's Q1, Q6, Q12 and Q14 over a generated lineitem");
   offload->add_option("--scale", options->scale, "Scale factor of that table; 1 is 730 MB (0.1)")->check(CLI::Range(0.001, 10.0));
   offload->footer("Example (needs root):\n  godwit bench offload --rounds 20 -o json");

@@ -34,6 +34,7 @@ struct BenchOptions {
   bool records = false;
   bool queries = false;
   bool cached = false;
+  bool shift = false;
   double scale = 0.1;
 };
 

@@ -126,12 +126,12 @@ Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder
   return std::unique_ptr<BenchCluster>(std::move(cluster));
 }
 
-Status BenchCluster::ApplyReader(const std::string& service, const fs::path& wasm, const fs::path& folder) const {
+Status BenchCluster::ApplyReader(const std::string& service, const fs::path& wasm, const fs::path& folder, const std::string& device) const {
   const fs::path manifest = folder / (service + ".toml");
   std::ofstream(manifest) << fmt::format(
       "[service]\nname = \"{0}\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{1}\"\n[[trigger.http]]\nroute = \"/{0}\"\n"
-      "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"here\" }}\n",
-      service, (wasm / (service + ".wasm")).string());
+      "[limits]\nmemory = \"16Mi\"\nrequest_timeout_ms = 300000\n[data]\ntable = \"read\"\n[placement]\nprefer = {{ device = \"{2}\" }}\n",
+      service, (wasm / (service + ".wasm")).string(), device);
   return Godwit({"apply", "-q", "-o", "name", "-f", manifest.string()});
 }
 

@@ -27,8 +27,8 @@ class BenchCluster {
   const std::string& gateway() const { return gateway_; }
   // What of it is emulated, for people.
   const std::vector<std::string>& emulated() const { return emulated_; }
-  // Deploys a service of `services/` that may read the dataset "table" to "here". `wasm`: where BuildServices put it; its manifest goes to `folder`.
-  Status ApplyReader(const std::string& service, const std::filesystem::path& wasm, const std::filesystem::path& folder) const;
+  // Deploys a service of `services/` that may read the dataset "table" to `device`. `wasm`: where BuildServices put it; its manifest goes to `folder`.
+  Status ApplyReader(const std::string& service, const std::filesystem::path& wasm, const std::filesystem::path& folder, const std::string& device = "here") const;
   // Runs `godwit WORDS` on it.
   Status Godwit(std::vector<std::string> words) const;
 

@@ -5,6 +5,7 @@
 // Beside them, policies that others published, replayed over the times that the first two took in this run: lambda-IO's rule and Kayak's split.
 // With --cached the agent at home has room for a copy of the table, which `auto` makes when that pays; 'home' is the same question to that agent, over the same table as
 // a dataset of its own.
+// With --shift one question is asked all the time, and in the middle third somebody else has the device work too: a sudden load, and its sudden end.
 // The device has a quarter of a core and a link of --link Mbit/s (godwit up: namespaces, tc, CPU quota; emulated).
 #include <fmt/format.h>
 
@@ -37,6 +38,7 @@ constexpr int kRoundsMax = 1000, kWarmUps = 3;
 constexpr int kWarmUpsOfCopies = 7;  // In which the first case may copy.
 constexpr double kDeviceCores = 0.25;
 constexpr std::uint64_t kRoomForCopies = 1ull << 30;
+constexpr int kShiftedShare = 1000;
 constexpr int kShares[] = {1, 10, 100, 1000, 5000, 10000};  // Of 10,000 rows.
 constexpr std::chrono::minutes kCallTimeout{5};
 
@@ -71,6 +73,7 @@ struct Case {
   std::string name;
   std::size_t result_bytes = 0;
   Way device, home, automatic;
+  double automatic_all_ms = 0;
   double regret_ms = 0;  // Of all of auto's requests, warm-ups and exploration too: what they took beyond the better way in the same round.
   double lambda_io_ms = 0, kayak_ms = 0;
 };
@@ -116,6 +119,21 @@ class Kayak {
 
 constexpr int kReplayed = 200;  // Requests of each case.
 
+// A service on the device that goes through the same table, again and again.
+class SomebodyElse {
+ public:
+  explicit SomebodyElse(std::unique_ptr<transport::HttpClient> client) : client_(std::move(client)), thread_([this](const std::stop_token& stop) { Main(stop); }) {}
+
+ private:
+  void Main(const std::stop_token& stop) {
+    const transport::HttpCall call{.method = "POST", .target = "/filter", .timeout = kCallTimeout};
+    while (!stop.stop_requested()) static_cast<void>(client_->Stream(call, [&](std::string_view) { return !stop.stop_requested(); }).ok());
+  }
+
+  const std::unique_ptr<transport::HttpClient> client_;
+  std::jthread thread_;
+};
+
 class OffloadBench {
  public:
   explicit OffloadBench(const BenchOptions& options) : options_(options) {}
@@ -139,7 +157,17 @@ class OffloadBench {
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));
     GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
     GODWIT_ASSIGN(there_, cluster_->client().ClientOf(there.value("url", "")));
-    if (options_.queries) {
+    if (options_.shift) {
+      GODWIT_TRY(OneCase("quiet", Arguments(kShiftedShare)));
+      {
+        GODWIT_ASSIGN(const json device, cluster_->client().Get("/v1/devices/there"));
+        GODWIT_ASSIGN(Client other, cluster_->client().ClientOf(device.value("url", "")));
+        GODWIT_TRY(cluster_->ApplyReader("filter", scratch_.path() / "wasm", folder, "there"));
+        const SomebodyElse somebody(std::move(other));
+        GODWIT_TRY(OneCase("loaded", Arguments(kShiftedShare), 0));
+      }
+      GODWIT_TRY(OneCase("quiet again", Arguments(kShiftedShare), 0));
+    } else if (options_.queries) {
       for (const LineitemQuestion& question : LineitemQuestions()) GODWIT_TRY(OneCase(question.name, question.arguments));
     } else {
       for (const int share : kShares) GODWIT_TRY(OneCase(fmt::format("{} %", share / 100.0), Arguments(share)));
@@ -153,6 +181,7 @@ class OffloadBench {
   // And none of them may always begin at the same place of a period.
   void Settle() { std::this_thread::sleep_for(std::chrono::milliseconds(200 + random_() % 100)); }
 
+  const char* case_word() const { return options_.shift ? "DEVICE" : options_.queries ? "QUESTION" : "ROWS"; }
   int warm_ups() const { return options_.cached ? kWarmUpsOfCopies : kWarmUps; }
 
   using Client = std::unique_ptr<transport::HttpClient>;
@@ -208,10 +237,11 @@ class OffloadBench {
     }
   }
 
-  Status OneCase(const std::string& name, const std::string& arguments) {
+  Status OneCase(const std::string& name, const std::string& arguments) { return OneCase(name, arguments, warm_ups()); }
+  Status OneCase(const std::string& name, const std::string& arguments, int warm_ups) {
     Case one;
     one.name = name;
-    for (int round = -warm_ups(); round < options_.rounds; ++round) {
+    for (int round = -warm_ups; round < options_.rounds; ++round) {
       if (options_.progress) std::fprintf(stderr, "\r  %s, round %d of %d  ", name.c_str(), std::max(0, round + 1), options_.rounds);
       Settle();
       auto begin = Clock::now();
@@ -230,6 +260,7 @@ class OffloadBench {
       if (at_device != at_home || at_device != automatic) return Internal("the ways differ in their results");
       one.result_bytes = at_device.size();
       one.regret_ms += automatic_ms - std::min(device_ms, home_ms);
+      one.automatic_all_ms += automatic_ms;
       if (round < 0) continue;
       one.device.ms.values.push_back(device_ms);
       one.home.ms.values.push_back(home_ms);
@@ -244,24 +275,32 @@ class OffloadBench {
     if (options_.progress) std::fprintf(stderr, "\n");
     json results = json::array();
     if (!options_.json) {
-      fmt::print("{:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12} {:>10} {:>10} {:>10}\n", options_.queries ? "QUESTION" : "ROWS", "RESULT MB", "DEVICE ms", "HOME ms", "AUTO ms", "AUTO/ORACLE", "AUTO LINK MB",
+      fmt::print("{:>11} {:>10} {:>10} {:>10} {:>10} {:>12} {:>12} {:>10} {:>10} {:>10}\n", case_word(), "RESULT MB", "DEVICE ms", "HOME ms", "AUTO ms", "AUTO/ORACLE", "AUTO LINK MB",
                  "REGRET ms", "LAMBDA-IO", "KAYAK");
     }
     std::vector<double> ratios;
     for (const Case& one : cases_) {
       const double oracle = std::min(one.device.ms.Median(), one.home.ms.Median());
       ratios.push_back(one.automatic.ms.Median() / oracle);
-      results.push_back({{"case", {{options_.queries ? "question" : "rows", one.name}, {"result_bytes", one.result_bytes}}}, {"metric", "time"}, {"unit", "ms"},
+      results.push_back({{"case", {{options_.shift ? "device" : options_.queries ? "question" : "rows", one.name}, {"result_bytes", one.result_bytes}}}, {"metric", "time"}, {"unit", "ms"},
                          {"better", "lower"}, {"ours", one.automatic.ms.ToJson()},
                          {"baselines", {{"always device", one.device.ms.ToJson()}, {"always home", one.home.ms.ToJson()}}},
                          {"auto_link_megabytes", one.automatic.link_mb.ToJson()}, {"auto_regret_ms", one.regret_ms}, {"auto_requests", options_.rounds + warm_ups()},
                          {"replayed", {{"lambda-IO", one.lambda_io_ms}, {"Kayak", one.kayak_ms}}}, {"emulated", Emulated()}});
       if (options_.json) continue;
-      fmt::print("{:>10} {:>10.4f} {:>10.1f} {:>10.1f} {:>10.1f} {:>12.2f} {:>12.4f} {:>10.1f} {:>10.1f} {:>10.1f}\n", one.name, static_cast<double>(one.result_bytes) / 1e6, one.device.ms.Median(),
+      fmt::print("{:>11} {:>10.4f} {:>10.1f} {:>10.1f} {:>10.1f} {:>12.2f} {:>12.4f} {:>10.1f} {:>10.1f} {:>10.1f}\n", one.name, static_cast<double>(one.result_bytes) / 1e6, one.device.ms.Median(),
                  one.home.ms.Median(), one.automatic.ms.Median(), ratios.back(), one.automatic.link_mb.Median(), one.regret_ms, one.lambda_io_ms, one.kayak_ms);
     }
     if (!options_.json) {
       fmt::print("geometric mean of auto / oracle: {:.3f}\n", GeometricMean(ratios));
+      if (options_.shift) {
+        double automatic = 0, better = 0;
+        for (const Case& one : cases_) {
+          automatic += one.automatic_all_ms;
+          better += one.automatic_all_ms - one.regret_ms;
+        }
+        fmt::print("all requests across the shifts: {:.2f} of what the better way took in the same round\n", automatic / better);
+      }
       fmt::print("regret: of all {} requests of auto in the case, beyond the better way in the same round; lambda-IO, Kayak: mean ms of {} requests a case, replayed over the times measured here\n",
                  options_.rounds + warm_ups(), kReplayed);
       for (const auto& what : Emulated()) fmt::print("emulated: {}\n", what.get<std::string>());

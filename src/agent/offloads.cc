@@ -17,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 
 // Where nothing is to be copied: the last block of each of so many, for the next piece of the same work.
 constexpr std::uint64_t kFetchedBlocks = 16;
+constexpr double kLinkWeight = 0.1;  // Of what a block took.
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
@@ -63,8 +64,10 @@ struct Offloads::Shared {
   void LearnLink(const std::string& device, std::uint64_t bytes, double us) {
     if (bytes < 64 << 10 || us <= 0) return;
     const std::lock_guard lock(mutex);
+    // Of the time for a byte: a mean of speeds would hardly see a link that stands still now and then, which takes the most time.
     auto& link = links[device];
-    link.bytes_per_second += 0.25 * (static_cast<double>(bytes) / us * 1e6 - link.bytes_per_second);
+    const double before = 1 / link.bytes_per_second, now = us / 1e6 / static_cast<double>(bytes);
+    link.bytes_per_second = 1 / (before + kLinkWeight * (now - before));
   }
 };
 
@@ -340,8 +343,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
     if (!completion.status.ok()) return;
     const std::lock_guard lock(shared->mutex);
     const placement::OffloadMeasurement measured{completion.read_bytes, completion.data.size(), static_cast<double>(completion.busy_us) - waited_us,
-                                                 static_cast<double>(completion.cpu_us),
-                                                 static_cast<double>(completion.queued_us), MicrosecondsSince(begin)};
+                                                 static_cast<double>(completion.queued_us), MicrosecondsSince(begin), static_cast<double>(completion.cpu_us)};
     shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us());
   };
   if (near) {

@@ -10,7 +10,8 @@ constexpr double kPriorNsPerByte = 2;   // 500 MB/s on a core of the host profil
 constexpr double kPriorSelectivity = 0.1;
 // Of what was measured last: little, since a device whose share of a processor is limited stalls now and then for much longer than
 // its work takes; more, where what is known is old.
-constexpr double kWeight = 0.05, kWeightMax = 0.5;
+constexpr double kWeight = 0.03, kWeightMax = 0.5;
+constexpr double kWorthLeaving = 0.85;  // Of what it costs where the last piece ran: what is measured is that uncertain.
 constexpr std::size_t kErrorsKept = 64;
 constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is latency.
 
@@ -63,6 +64,14 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
   if (sites.size() == 1) return choice;
+  if (habits_.size() >= kKnownMax && habits_.count(WithoutArguments(function)) == 0) habits_.erase(habits_.begin());
+  Habit& habit = habits_[WithoutArguments(function)];
+  if (const std::size_t other = (choice.site + 1) % sites.size(); sites[other].holds_data == habit.near && habit.known &&
+                                                                 choice.costs[choice.site].total_us() > kWorthLeaving * choice.costs[other].total_us()) {
+    choice.site = other;
+  }
+  habit.near = sites[choice.site].holds_data;
+  habit.known = true;
   const OffloadSite& away = sites[sites[0].holds_data ? 1 : 0];
   const auto saved = saved_us_.find(away.copy);
   if (saved != saved_us_.end() && away.to_copy == 0) {
@@ -74,10 +83,9 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   }
   const std::size_t other = (choice.site + 1) % sites.size();
   const double dearer = choice.costs[other].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
-  double& unexplored = unexplored_[WithoutArguments(function)];
-  unexplored += 1.0 / kExploreEvery;
-  if (unexplored < std::max(dearer, 1.0) - 1e-9) return choice;
-  unexplored = 0;
+  habit.unexplored += 1.0 / kExploreEvery;
+  if (habit.unexplored < std::max(dearer, 1.0) - 1e-9) return choice;
+  habit.unexplored = 0;
   choice.site = other;
   choice.explored = true;
   return choice;

@@ -1,7 +1,8 @@
 // Where a function runs over a dataset: on the device that holds the data, or at the caller, to which the data then moves.
 //
 // Cost of a byte of data at a site = compute + what moves because of it; a request's also has the site's queue and the link's
-// latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). One
+// latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). Work leaves the place of
+// its last piece only for one that is predicted to be clearly cheaper: a device that stands still now and then makes what is measured there jump. One
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
 // lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:
 // exploring adds 1/kExploreEvery to what all pieces cost, at most.
@@ -56,7 +57,7 @@ struct OffloadChoice {
 // What one piece of work was.
 struct OffloadMeasurement {
   std::uint64_t read_bytes = 0, output_bytes = 0;
-  double busy_us = 0, cpu_us = 0, queue_us = 0, total_us = 0;
+  double busy_us = 0, queue_us = 0, total_us = 0, cpu_us = 0;
 };
 
 // What is known of one function at one device.
@@ -95,7 +96,11 @@ class OffloadChooser {
   std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
   std::map<std::string, double> selectivity_;
   std::map<std::string, double> saved_us_;  // By a copy that was not there. Of at most kKnownMax.
-  std::map<std::string, double> unexplored_;  // By function, without arguments: choices since the last exploration, over kExploreEvery.
+  struct Habit {
+    double unexplored = 0;            // Choices since the last exploration, over kExploreEvery.
+    bool known = false, near = false;  // Where it ran last, but for exploring.
+  };
+  std::map<std::string, Habit> habits_;  // By function, without arguments. Of at most kKnownMax.
   std::uint64_t pieces_ = 0;
 };
 

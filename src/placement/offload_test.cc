@@ -73,6 +73,22 @@ TEST(OffloadChooserTest, FollowsAShiftOfLoadAndItsPredictionsGetGood) {
   EXPECT_EQ(near, kExploreEvery - 1) << "exploring has found that it is free again";
 }
 
+TEST(OffloadChooserTest, WorkThatStallsNowAndThenStaysWhereItCostsLess) {
+  // A processor by quota: of twelve pieces eleven take a nanosecond a byte and one stands still for long; six a byte in the mean, and nine at home.
+  std::mt19937 random(6);
+  World world;
+  world.link.bytes_per_second = 1e9 / 7;
+  OffloadChooser chooser;
+  int home = 0;
+  for (int i = 0; i < 2400; ++i) {
+    const auto choice = chooser.Choose("scan", kSites, world.link, kPiece);
+    world.ns_per_byte[0] = random() % 12 == 0 ? 61 : 1;
+    chooser.Learn("scan", kSites[choice.site].device, Measure(world, choice.site, random), std::nullopt);
+    home += choice.site == 1;
+  }
+  EXPECT_LT(home, 180) << "without patience it is 268";
+}
+
 TEST(OffloadChooserTest, ExploringAddsAFortiethAtMost) {
   std::mt19937 random(4);
   for (const double ns : {1.0, 4.0, 40.0, 400.0}) {  // At the host 10 with the way there; the drive is ten times as cheap, or dear.

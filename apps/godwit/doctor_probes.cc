@@ -53,7 +53,7 @@ Probe ProbeUserfaultfd() {
 }
 
 Probe ProbeWriteProtectAsync() {
-  Probe probe{"userfaultfd WP_ASYNC", false, "", "finding dirty pages while the guest runs", "soft-dirty bits, else mprotect"};
+  Probe probe{"userfaultfd WP_ASYNC", false, "", "finding dirty pages while the guest runs", "mprotect and SIGSEGV"};
   const int fd = OpenUserfaultfd();
   if (fd < 0) {
     probe.detail = "no userfaultfd: " + ErrnoText();

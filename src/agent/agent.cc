@@ -30,13 +30,6 @@
 namespace godwit::agent {
 namespace {
 
-// With mprotect the kernel would refuse to write where a guest's host call wants it to, and our host functions do not
-// touch their buffers first: such devices move instances by stop and copy.
-migration::TrackerKind TrackerForGuests() {
-  const migration::TrackerKind kind = migration::ProbeTracker();
-  return kind == migration::TrackerKind::kWriteProtect ? kind : migration::TrackerKind::kNone;
-}
-
 using namespace std::chrono_literals;
 using transport::Channel;
 using transport::Frame;
@@ -114,7 +107,7 @@ class DeviceAgent final : public Agent {
   std::mutex load_mutex_;
   LoadMeter load_;
   std::uint16_t http_port_ = 0;
-  const migration::TrackerKind tracker_ = TrackerForGuests();
+  const migration::TrackerKind tracker_ = migration::ProbeTracker();
 
   std::unique_ptr<ControlClient> control_;
   std::unique_ptr<LogBook> logs_;

@@ -5,8 +5,8 @@
 // - kWriteProtect: userfaultfd's asynchronous write protection and PAGEMAP_SCAN (Linux 6.7), which finds and protects
 //   again in one call. Writes by the kernel, for system calls of the host, are seen too.
 // - kProtect: mprotect and a handler of SIGSEGV (runtime/trap.h). Works everywhere, also under emulation. The kernel
-//   does not write to protected pages but fails with EFAULT, so it is only for guests whose host calls touch first what
-//   they pass to the kernel.
+//   does not write to protected pages but fails with EFAULT: host calls that have it write make it so again
+//   (runtime/into_guest.h).
 // Soft-dirty bits are no way here: docs/decisions/0011 says why.
 //
 // Pages are of kPageBytes whatever the system's are. A tracker is used by one thread at a time; the guest runs on.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstring>
+#include <span>
 #include <thread>
 
 #include <sys/socket.h>
@@ -10,6 +12,7 @@
 
 #include "migration/memory_fixture.h"
 #include "migration/protect_tracker.h"
+#include "runtime/into_guest.h"
 
 namespace godwit::migration {
 namespace {
@@ -108,6 +111,29 @@ TEST_P(PageTrackerTest, LosesNoWriteOfAThreadThatNeverPauses) {
   writer.join();
   take(Harvest());
   for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_EQ(copy[page], counters[page * kStride].load()) << page;
+}
+
+TEST_P(PageTrackerTest, WhatAHostCallHasTheKernelWriteIsThereAndReported) {
+  constexpr std::size_t kReceived = 6 * kPageBytes + 5;
+  for (std::uint64_t page = 0; page < kPages; ++page) Write(page);
+  Harvest();
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+  const std::vector<std::uint8_t> sent(kReceived, 77);
+  ASSERT_EQ(write(pair[0], sent.data(), sent.size()), static_cast<ssize_t>(kReceived));
+  const std::span to(memory_.base() + 200 * kPageBytes + 9, kReceived);
+  for (std::size_t done = 0; done < kReceived;) {
+    const auto rest = to.subspan(done);
+    const ssize_t got = runtime::IntoGuest(rest, [&] { return read(pair[1], rest.data(), rest.size()); });
+    ASSERT_GT(got, 0) << std::strerror(errno);
+    done += static_cast<std::size_t>(got);
+  }
+  EXPECT_TRUE(std::equal(sent.begin(), sent.end(), to.begin()));
+  const auto written = Harvest();
+  for (std::uint64_t page = 200; page <= 206; ++page) EXPECT_TRUE(Covers(written, page)) << page;
+  EXPECT_FALSE(Covers(written, 400));
+  close(pair[0]);
+  close(pair[1]);
 }
 
 TEST_P(PageTrackerTest, PagesAreFreeWhenItIsGone) {

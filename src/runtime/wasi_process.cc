@@ -8,6 +8,7 @@
 #include <ctime>
 #include <limits>
 
+#include "runtime/into_guest.h"
 #include "runtime/wasi_calls.h"
 
 namespace godwit::runtime::wasi {
@@ -114,9 +115,9 @@ Errno Calls::random_get(GuestCall& call, u32 buffer, u32 bytes) {
   std::uint8_t* to = call.memory().Range(buffer, bytes);
   if (to == nullptr) return Errno::kFault;
   for (u32 done = 0; done < bytes;) {
-    const ssize_t got = ::getrandom(to + done, bytes - done, 0);
-    if (got < 0 && errno != EINTR) return FromHostErrno(errno);
-    if (got > 0) done += static_cast<u32>(got);
+    const ssize_t got = IntoGuest(std::span(to + done, bytes - done), [&] { return ::getrandom(to + done, bytes - done, 0); });
+    if (got < 0) return FromHostErrno(errno);
+    done += static_cast<u32>(got);
   }
   return Errno::kSuccess;
 }

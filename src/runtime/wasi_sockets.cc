@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <charconv>
 
+#include "runtime/into_guest.h"
+
 namespace godwit::runtime {
 namespace {
 
@@ -72,10 +74,7 @@ Result<std::uint16_t> PortOf(int fd) {
 
 Result<std::optional<std::size_t>> Connection::TryReceive(std::span<std::uint8_t> to, bool peek) {
   if (!fd_.valid()) return Aborted("connection: reset");
-  ssize_t bytes;
-  do {
-    bytes = ::recv(fd_.get(), to.data(), to.size(), MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
-  } while (bytes < 0 && errno == EINTR);
+  const ssize_t bytes = IntoGuest(to, [&] { return ::recv(fd_.get(), to.data(), to.size(), MSG_DONTWAIT | (peek ? MSG_PEEK : 0)); });
   if (bytes >= 0) return std::optional<std::size_t>(static_cast<std::size_t>(bytes));
   if (errno == EAGAIN) return std::optional<std::size_t>{};
   return ConnectionError("connection: receive");

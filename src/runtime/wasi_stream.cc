@@ -10,6 +10,8 @@
 #include <climits>
 #include <cstring>
 
+#include "runtime/into_guest.h"
+
 namespace godwit::runtime {
 namespace {
 
@@ -36,10 +38,7 @@ FdStream::FdStream(int fd) : fd_(fd), terminal_(::isatty(fd) == 1) {
 
 Result<std::optional<std::size_t>> FdStream::TryRead(std::span<std::uint8_t> to) {
   if (polled_ && !PollNow(fd_, POLLIN)) return std::optional<std::size_t>{};
-  ssize_t bytes;
-  do {
-    bytes = ::read(fd_, to.data(), to.size());
-  } while (bytes < 0 && errno == EINTR);
+  const ssize_t bytes = IntoGuest(to, [&] { return ::read(fd_, to.data(), to.size()); });
   if (bytes >= 0) return std::optional<std::size_t>(static_cast<std::size_t>(bytes));
   if (errno == EAGAIN) return std::optional<std::size_t>{};
   if (errno == EBADF) return Unsupported("stream: not open for reading");

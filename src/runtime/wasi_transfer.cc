@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "runtime/into_guest.h"
 #include "runtime/wasi_vectors.h"
 
 namespace godwit::runtime::wasi {
@@ -62,16 +63,14 @@ Errno Calls::Transfer(GuestCall& call, u32 fd, u32 vectors, u32 count, std::opti
       batch[i] = {span.data(), span.size()};
       batch_bytes += span.size();
     }
-    ssize_t bytes;
-    do {
+    const ssize_t bytes = IntoGuest(write ? std::span<const iovec>() : std::span<const iovec>(batch, size), [&] {
       const int n = static_cast<int>(size);
       if (offset) {
         const off_t at = static_cast<off_t>(*offset + done);
-        bytes = write ? ::pwritev(host, batch, n, at) : ::preadv(host, batch, n, at);
-      } else {
-        bytes = write ? ::writev(host, batch, n) : ::readv(host, batch, n);
+        return write ? ::pwritev(host, batch, n, at) : ::preadv(host, batch, n, at);
       }
-    } while (bytes < 0 && errno == EINTR);
+      return write ? ::writev(host, batch, n) : ::readv(host, batch, n);
+    });
     if (bytes < 0) {
       if (done > 0) break;
       return FromHostErrno(errno);

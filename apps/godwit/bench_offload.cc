@@ -119,14 +119,14 @@ class Kayak {
 
 constexpr int kReplayed = 200;  // Requests of each case.
 
-// A service on the device that goes through the same table, again and again.
+// A service on the device that goes through the same table, again and again, and has little output: its pieces are long.
 class SomebodyElse {
  public:
   explicit SomebodyElse(std::unique_ptr<transport::HttpClient> client) : client_(std::move(client)), thread_([this](const std::stop_token& stop) { Main(stop); }) {}
 
  private:
   void Main(const std::stop_token& stop) {
-    const transport::HttpCall call{.method = "POST", .target = "/filter", .timeout = kCallTimeout};
+    const transport::HttpCall call{.method = "POST", .target = "/busy?run=scan", .body = Arguments(kShares[0]), .timeout = kCallTimeout};
     while (!stop.stop_requested()) static_cast<void>(client_->Stream(call, [&](std::string_view) { return !stop.stop_requested(); }).ok());
   }
 
@@ -162,7 +162,8 @@ class OffloadBench {
       {
         GODWIT_ASSIGN(const json device, cluster_->client().Get("/v1/devices/there"));
         GODWIT_ASSIGN(Client other, cluster_->client().ClientOf(device.value("url", "")));
-        GODWIT_TRY(cluster_->ApplyReader("filter", scratch_.path() / "wasm", folder, "there"));
+        fs::copy_file(scratch_.path() / "wasm" / "report.wasm", scratch_.path() / "wasm" / "busy.wasm");
+        GODWIT_TRY(cluster_->ApplyReader("busy", scratch_.path() / "wasm", folder, "there"));
         const SomebodyElse somebody(std::move(other));
         GODWIT_TRY(OneCase("loaded", Arguments(kShiftedShare), 0));
       }

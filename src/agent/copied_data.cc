@@ -19,9 +19,11 @@ void CopiedData::Put(const std::string& copy, std::uint64_t block, std::shared_p
   const std::lock_guard lock(mutex_);
   const auto there = copies_.find(copy);
   if (there != copies_.end() && there->second.count(block) != 0) return;  // Somebody else has fetched it meanwhile.
-  if (there != copies_.end() && there->second.size() >= blocks_max_) Drop(there->second.begin()->second);
+  if (there != copies_.end() && there->second.size() >= blocks_max_) {
+    Drop(std::ranges::min_element(there->second, {}, [](const auto& one) { return one.second->number; })->second);
+  }
   bytes_ += bytes->size();
-  used_.push_front({copy, block, std::move(bytes)});
+  used_.push_front({copy, block, std::move(bytes), next_number_++});
   copies_[copy][block] = used_.begin();
   while (bytes_ > bytes_max_) Drop(std::prev(used_.end()));
 }

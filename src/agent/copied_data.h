@@ -20,7 +20,7 @@ class CopiedData {
  public:
   static constexpr std::uint64_t kBlockBytes = 512 << 10;
 
-  // `blocks_max`: of one copy; a further block takes the place of its first one.
+  // `blocks_max`: of one copy; a further block takes the place of the one that was put first.
   explicit CopiedData(std::uint64_t bytes_max, std::size_t blocks_max = ~std::size_t{0}) : bytes_max_(bytes_max), blocks_max_(blocks_max) {}
 
   // Null: not here (any more). Blocks are [index * kBlockBytes, ...), the last one shorter.
@@ -35,6 +35,7 @@ class CopiedData {
     std::string copy;
     std::uint64_t block;
     std::shared_ptr<const Bytes> bytes;
+    std::uint64_t number;  // Grows with each that is put.
   };
   void Drop(std::list<Entry>::iterator entry);
 
@@ -43,7 +44,7 @@ class CopiedData {
   mutable std::mutex mutex_;
   std::list<Entry> used_;  // The latest first.
   std::map<std::string, std::map<std::uint64_t, std::list<Entry>::iterator>> copies_;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0, next_number_ = 0;
 };
 
 }  // namespace godwit::agent

@@ -33,6 +33,9 @@ TEST(CopiedDataTest, OfEachCopyThereMayBeALimit) {
   EXPECT_FALSE(data.Get("a", 0));
   EXPECT_TRUE(data.Get("a", 1) && data.Get("b", 0));
   EXPECT_EQ(data.bytes(), 2 * kBlock);
+  CopiedData two(10 * kBlock, 2);
+  for (const std::uint64_t block : {8, 9, 0, 1}) two.Put("a", block, Block());
+  EXPECT_TRUE(two.Get("a", 0) && two.Get("a", 1)) << "what was put first goes, wherever it lies";
 }
 
 TEST(CopiedDataTest, TellsHowMuchOfARangeIsHere) {

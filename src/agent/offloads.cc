@@ -15,8 +15,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Where nothing is to be copied: the last block of each of so many, for the next piece of the same work.
-constexpr std::uint64_t kFetchedBlocks = 16;
+constexpr std::size_t kBlocksAhead = 3;  // That are asked for before they are needed.
+constexpr std::size_t kReadersMax = 256;
+// Where nothing is to be copied: the last blocks of each of so many works, for their next pieces. Of each what is ahead, the block that is read, and the
+// one before it, in which the next line may begin.
+constexpr std::size_t kFetchedBlocks = kBlocksAhead + 2;
+constexpr std::uint64_t kFetchedWorks = 16;
 constexpr double kLinkWeight = 0.1;  // Of what a block took.
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
@@ -117,11 +121,12 @@ class Offloads::FetchedStorage final : public device::Storage {
     Asker asker;
     model::DatasetName dataset;
     Holder holder;
+    std::uint64_t end = ~0ull;  // Of what is to be read.
     std::atomic<double> waited_us{0};
   };
   FetchedStorage(const Options& options, std::shared_ptr<Shared> shared)
-      : options_(options), shared_(std::move(shared)), copies_(options.copies_bytes_max != 0 ? CopiedData(options.copies_bytes_max) : CopiedData(kFetchedBlocks * CopiedData::kBlockBytes, 1)) {}
-  const CopiedData& copies() const { return copies_; }
+      : options_(options), shared_(std::move(shared)), blocks_(std::make_shared<Blocks>(options.copies_bytes_max, options.copies_bytes_max != 0 ? ~std::size_t{0} : kFetchedBlocks)) {}
+  const CopiedData& copies() const { return blocks_->copies; }
   // What one service may read, of one version of the data.
   static std::string KeyOf(const model::ServiceName& service, const model::DatasetName& dataset, const Holder& holder) {
     return service.value + " " + dataset.value + " " + holder.digest;
@@ -157,10 +162,7 @@ class Offloads::FetchedStorage final : public device::Storage {
       scratch.clear();
       while (scratch.size() < bytes && offset + scratch.size() < size()) {
         const std::uint64_t at = offset + scratch.size(), block = at / CopiedData::kBlockBytes;
-        auto there = storage_.copies_.Get(copy_, block);
-        if (!there) {
-          GODWIT_ASSIGN(there, Fetch(block));
-        }
+        GODWIT_ASSIGN(const auto there, storage_.Block(*ticket_, copy_, block));
         const ByteView part = ByteView(*there).subspan(std::min<std::uint64_t>(at - block * CopiedData::kBlockBytes, there->size()));
         if (part.empty()) break;
         const std::size_t taken = std::min(part.size(), bytes - scratch.size());
@@ -170,42 +172,95 @@ class Offloads::FetchedStorage final : public device::Storage {
     }
 
    private:
-    Result<std::shared_ptr<const Bytes>> Fetch(std::uint64_t block) const {
-      struct Answer {
-        std::mutex mutex;
-        std::condition_variable changed;
-        std::optional<Result<Bytes>> bytes;
-      };
-      const auto answer = std::make_shared<Answer>();
-      const auto begin = Clock::now();
-      storage_.options_.read(ticket_->asker, ticket_->dataset, block * CopiedData::kBlockBytes, CopiedData::kBlockBytes, [answer](Result<Bytes> bytes) {
-        const std::lock_guard lock(answer->mutex);
-        answer->bytes.emplace(std::move(bytes));
-        answer->changed.notify_all();
-      });
-      std::unique_lock lock(answer->mutex);
-      while (!answer->changed.wait_for(lock, kEndingCheck, [&] { return answer->bytes.has_value(); })) {
-        if (storage_.shared_->ending.load()) return Unavailable("the agent is ending");
-      }
-      if (!answer->bytes->ok()) return answer->bytes->error();
-      const auto bytes = std::make_shared<const Bytes>(std::move(**answer->bytes));
-      const double us = MicrosecondsSince(begin);
-      ticket_->waited_us = ticket_->waited_us + us;
-      storage_.shared_->LearnLink(ticket_->holder.device.name, bytes->size(), us);
-      // One that was cut short is of another version: no copy of this one.
-      if (bytes->size() == std::min<std::uint64_t>(CopiedData::kBlockBytes, size() - std::min(size(), block * CopiedData::kBlockBytes))) storage_.copies_.Put(copy_, block, bytes);
-      return bytes;
-    }
     FetchedStorage& storage_;  // Of the engine that runs this.
     const std::shared_ptr<Ticket> ticket_;
     const std::string copy_;
   };
 
+  // A block that is asked for.
+  struct Arrival {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::optional<Result<std::shared_ptr<const Bytes>>> block;
+  };
+  // Who reads a dataset from its begin to its end is asked for blocks ahead: the link and the processor work at the same time.
+  struct Reader {
+    std::uint64_t block = 0;
+    std::size_t in_a_row = 0;
+  };
+  // What answers find that come when the storage is gone.
+  struct Blocks {
+    Blocks(std::uint64_t bytes_max, std::size_t blocks_max)
+        : copies(bytes_max != 0 ? bytes_max : kFetchedWorks * blocks_max * CopiedData::kBlockBytes, blocks_max) {}
+    CopiedData copies;
+    std::mutex mutex;
+    std::map<std::pair<std::string, std::uint64_t>, std::shared_ptr<Arrival>> asked;  // By copy and block.
+    std::map<std::string, Reader> readers;                                            // By copy; of at most kReadersMax.
+    std::map<std::string, Clock::time_point> arrived;                                 // When the last block of a device did.
+  };
+
+  Result<std::shared_ptr<const Bytes>> Block(Ticket& ticket, const std::string& copy, std::uint64_t block) {
+    std::size_t ahead = 0;
+    {
+      const std::lock_guard lock(blocks_->mutex);
+      if (blocks_->readers.size() >= kReadersMax && blocks_->readers.count(copy) == 0) blocks_->readers.erase(blocks_->readers.begin());
+      Reader& reader = blocks_->readers[copy];
+      if (block != reader.block) {
+        reader.in_a_row = block == reader.block + 1 ? reader.in_a_row + 1 : 0;
+        reader.block = block;
+        ahead = std::min(reader.in_a_row, kBlocksAhead);
+      }
+    }
+    auto there = blocks_->copies.Get(copy, block);
+    const auto arrival = there ? nullptr : Ask(ticket, copy, block);
+    const std::uint64_t end = std::min(ticket.end, ticket.holder.bytes);
+    for (std::uint64_t next = block + 1; next <= block + ahead && next * CopiedData::kBlockBytes < end; ++next) {
+      if (!blocks_->copies.Get(copy, next)) static_cast<void>(Ask(ticket, copy, next));
+    }
+    if (there) return there;
+    const auto begin = Clock::now();
+    std::unique_lock lock(arrival->mutex);
+    while (!arrival->changed.wait_for(lock, kEndingCheck, [&] { return arrival->block.has_value(); })) {
+      if (shared_->ending.load()) return Unavailable("the agent is ending");
+    }
+    ticket.waited_us = ticket.waited_us + MicrosecondsSince(begin);
+    return *arrival->block;
+  }
+
+  std::shared_ptr<Arrival> Ask(const Ticket& ticket, const std::string& copy, std::uint64_t block) {
+    const auto arrival = std::make_shared<Arrival>();
+    {
+      const std::lock_guard lock(blocks_->mutex);
+      const auto [found, asked] = blocks_->asked.emplace(std::pair(copy, block), arrival);
+      if (!asked) return found->second;
+    }
+    const std::uint64_t at = block * CopiedData::kBlockBytes, wanted = std::min(CopiedData::kBlockBytes, ticket.holder.bytes - std::min(ticket.holder.bytes, at));
+    options_.read(ticket.asker, ticket.dataset, at, CopiedData::kBlockBytes,
+                  [arrival, copy, block, wanted, blocks = blocks_, shared = shared_, device = ticket.holder.device.name, begin = Clock::now()](Result<Bytes> bytes) {
+                    Result<std::shared_ptr<const Bytes>> came = bytes.ok() ? Result(std::make_shared<const Bytes>(std::move(*bytes))) : bytes.error();
+                    // One that was cut short is of another version: no copy of this one.
+                    if (came.ok() && (*came)->size() == wanted) blocks->copies.Put(copy, block, *came);
+                    double us = 0;
+                    {
+                      const std::lock_guard lock(blocks->mutex);
+                      blocks->asked.erase({copy, block});
+                      Clock::time_point& last = blocks->arrived[device];
+                      us = MicrosecondsSince(std::max(begin, last));  // Behind one that was on its way the link is the other's.
+                      last = Clock::now();
+                    }
+                    if (came.ok()) shared->LearnLink(device, (*came)->size(), us);
+                    const std::lock_guard lock(arrival->mutex);
+                    arrival->block.emplace(std::move(came));
+                    arrival->changed.notify_all();
+                  });
+    return arrival;
+  }
+
   const Options& options_;
   const std::shared_ptr<Shared> shared_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Ticket>> tickets_;
-  CopiedData copies_;
+  const std::shared_ptr<Blocks> blocks_;
 };
 
 namespace {
@@ -384,6 +439,7 @@ std::shared_ptr<Pending> Offloads::RunAtHome(const Asker& asker, const model::Da
   ticket->asker = asker;
   ticket->dataset = dataset;
   ticket->holder = holder;
+  if (request.bytes != 0) ticket->end = request.offset + std::min(request.bytes, ~request.offset);
   const std::string number = std::to_string(request.id), tenant = request.tenant;
   const std::uint64_t id = request.id;
   request.name = number;

@@ -26,7 +26,7 @@ class OffloadsTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
     for (int i = 0; i < 2; ++i) sets_[i] = Datasets::Create(folder_ / std::to_string(i), false).value();
     std::string text;
-    for (int i = 0; i < 50'000; ++i) text += fmt::format("line {}\n", i);
+    for (int i = 0; i < 300'000; ++i) text += fmt::format("line {}\n", i);
     auto writer = sets_[0]->Write(model::DatasetName("table")).value();
     EXPECT_TRUE(writer->Write(AsBytes(text)).ok() && writer->Commit().ok());
     text_ = text;
@@ -80,7 +80,7 @@ class OffloadsTest : public ::testing::Test {
     options.package_of = [](const std::string&) { return "sha256:package"; };
     options.made = [this](const DatasetInfo& made) { made_.push_back(made.name.value); };
     options.results_bytes_max = 1000;
-    options.copies_bytes_max = 4 << 20;
+    options.copies_bytes_max = copies_bytes_max_;
     return std::make_unique<Offloads>(std::move(options), *sets_[set]);
   }
   // All output of a function; pieces as they come.
@@ -114,6 +114,7 @@ class OffloadsTest : public ::testing::Test {
   std::unique_ptr<Datasets> sets_[2];
   std::string text_;
   std::atomic<int> fetches_{0};
+  std::uint64_t copies_bytes_max_ = 8 << 20;
   std::vector<std::string> made_;
   transport::EventLoop loop_{"offloads"};
   std::unique_ptr<Offloads> near_, home_;
@@ -157,6 +158,18 @@ TEST_F(OffloadsTest, WhatWasFetchedIsThereForTheNextWorkOverThatVersion) {
   holder_.digest = "another";
   EXPECT_EQ(Run(kFew), few);
   EXPECT_EQ(fetches_.load(), 2 * fetched);
+}
+
+TEST_F(OffloadsTest, WithoutRoomForCopiesEachBlockIsFetchedOnceForEachWork) {
+  copies_bytes_max_ = 0;
+  home_.reset();
+  home_ = Make("home", 1);
+  Configure(R"({"cores": 0, "queue_max": 0})");
+  const int blocks = static_cast<int>((text_.size() + CopiedData::kBlockBytes - 1) / CopiedData::kBlockBytes);
+  for (int work = 1; work <= 3; ++work) {
+    EXPECT_EQ(Run(R"({"pattern": "."})"), text_) << "in many pieces, some of which begin in the block before";
+    EXPECT_LE(fetches_.load(), work * blocks);
+  }
 }
 
 TEST_F(OffloadsTest, AServicesFunctionIsLoadedOnceAndPushedBackLikeAnyOther) {

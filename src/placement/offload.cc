@@ -53,7 +53,9 @@ OffloadCost OffloadChooser::Predict(const std::string& function, const OffloadSi
   const double read = static_cast<double>(bytes), moved = site.holds_data ? read * selectivity(function) : read * (1 - site.here);
   OffloadCost cost;
   cost.compute_us = read * NsPerByte(function, site) / 1e3;
-  cost.movement_us = moved > 0 || site.holds_data ? link.latency_us + moved / link.bytes_per_second * 1e6 : 0;
+  cost.movement_us = moved / link.bytes_per_second * 1e6;
+  if (!site.holds_data) cost.movement_us = std::max(0.0, cost.movement_us - cost.compute_us);  // It is read ahead: the rest hides behind the work.
+  if (moved > 0 || site.holds_data) cost.movement_us += link.latency_us;
   cost.queue_us = site.queue_us;
   return cost;
 }

@@ -1,7 +1,7 @@
 // Where a function runs over a dataset: on the device that holds the data, or at the caller, to which the data then moves.
 //
-// Cost of a byte of data at a site = compute + what moves because of it; a request's also has the site's queue and the link's
-// latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). Work leaves the place of
+// Cost of a byte of data at a site = compute + what moves because of it, or the larger of both where data is read ahead; a request's also has the
+// site's queue and the link's latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). Work leaves the place of
 // its last piece only for one that is predicted to be clearly cheaper: a device that stands still now and then makes what is measured there jump. One
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
 // lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:

@@ -9,10 +9,12 @@
 namespace godwit::migration {
 namespace {
 
+// The coarsest unit in which any kind tells pages apart.
+constexpr std::uint64_t kUnitBytesMax = 64 << 10;
+
 // Whether a tracker of this kind tells the truth on a small memory of its own.
 bool Works(TrackerKind kind) {
-  const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-  const std::uint64_t bytes = 8 * page;
+  constexpr std::uint64_t unit = kUnitBytesMax, bytes = 8 * unit;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return false;
   auto* base = static_cast<std::uint8_t*>(memory);
@@ -26,10 +28,10 @@ bool Works(TrackerKind kind) {
     auto tracker = CreateTracker(kind, base, bytes);
     if (!tracker.ok()) return false;
     std::vector<PageRange> first, second, third;
-    const_cast<volatile std::uint8_t*>(base)[page] = 1;
-    if (!(*tracker)->Harvest(0, bytes, first).ok() || !covers(first, page)) return false;
-    const_cast<volatile std::uint8_t*>(base)[5 * page] = 1;
-    if (!(*tracker)->Harvest(0, bytes, second).ok() || !covers(second, 5 * page) || covers(second, page)) return false;
+    const_cast<volatile std::uint8_t*>(base)[unit] = 1;
+    if (!(*tracker)->Harvest(0, bytes, first).ok() || !covers(first, unit)) return false;
+    const_cast<volatile std::uint8_t*>(base)[5 * unit] = 1;
+    if (!(*tracker)->Harvest(0, bytes, second).ok() || !covers(second, 5 * unit) || covers(second, unit)) return false;
     return (*tracker)->Harvest(0, bytes, third).ok() && third.empty();
   };
   const bool result = works();

@@ -192,6 +192,7 @@ TEST(WriteProtectTrackerTest, SeesWhatTheKernelWrites) {
 
 TEST(PageTrackerProbe, FindsAKindThatCanBeCreated) {
   const TrackerKind kind = ProbeTracker();
+  EXPECT_NE(kind, TrackerKind::kNone) << "mprotect works everywhere";
   MappedBytes memory(1 << 20);
   EXPECT_EQ(CreateTracker(kind, memory.base(), memory.bytes()).ok(), kind != TrackerKind::kNone);
   EXPECT_EQ(CreateTracker(TrackerKind::kNone, memory.base(), memory.bytes()).error().code, ErrorCode::kUnsupported);

@@ -65,7 +65,7 @@ struct Engine::Job {
   bool registered = false;  // In under_way_.
   std::shared_ptr<const Function> function;
   std::shared_ptr<const Job> batch;  // That this is a step of.
-  std::uint64_t start_us = 0;        // In its turn: of virtual_us_.
+  std::uint64_t start_us = 0;        // Its tag in turns_.
 
   bool ended() const { return aborted.load(std::memory_order_relaxed) || (batch && batch->aborted.load(std::memory_order_relaxed)); }
   bool late() const { return request.deadline.count() > 0 && Clock::now() - arrived >= request.deadline; }
@@ -489,16 +489,11 @@ void Engine::CoreMain() {
   }
 }
 
-std::uint64_t Engine::StartOf(const std::string& tenant) const {
-  const auto served = served_us_.find(tenant);
-  return served == served_us_.end() ? virtual_us_ : std::max(virtual_us_, served->second);
-}
-
 std::shared_ptr<Engine::Job> Engine::Next() {
-  const auto turn = std::ranges::min_element(waiting_, {}, [&](const auto& entry) { return StartOf(entry.first); });
+  const auto turn = std::ranges::min_element(waiting_, {}, [&](const auto& entry) { return turns_.StartOf(entry.first); });
   std::shared_ptr<Job> job = turn->second.front();
   turn->second.pop_front();
-  job->start_us = virtual_us_ = StartOf(turn->first);
+  job->start_us = turns_.Begin(turn->first);
   if (turn->second.empty()) waiting_.erase(turn);
   --waiting_count_;
   return job;
@@ -506,7 +501,7 @@ std::shared_ptr<Engine::Job> Engine::Next() {
 
 bool Engine::OtherIsDue(const Job& job, std::uint64_t ran_us) const {
   const std::lock_guard lock(mutex_);
-  return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && StartOf(entry.first) < job.start_us + ran_us; });
+  return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && turns_.StartOf(entry.first) < job.start_us + ran_us; });
 }
 
 void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
@@ -525,9 +520,7 @@ void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
   {
     // Before its completion, upon which the tenant may want its next turn.
     const std::lock_guard lock(mutex_);
-    std::uint64_t& served = served_us_[job->request.tenant];
-    served = std::max(served, job->start_us) + std::max<std::uint64_t>(1, MicrosecondsSince(job->begun));
-    std::erase_if(served_us_, [&](const auto& entry) { return entry.second <= virtual_us_; });
+    turns_.End(job->request.tenant, job->start_us, MicrosecondsSince(job->begun));
   }
   Finish(job, std::move(completion));
 }
@@ -555,8 +548,15 @@ void Engine::Park(std::unique_ptr<Parked> parked) {
   parked_.pop_front();
 }
 
-Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, std::unique_ptr<Work> work, Completion* completion, Result<Bytes>* state) {
+Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state) {
   const Request& request = job.request;
+  std::unique_ptr<Work> work;
+  if (!request.state.empty()) {
+    if (const auto parked = TakeParked(request)) {
+      work = std::move(parked->work);
+      source = std::move(parked->source);
+    }
+  }
   if (!work) {
     const std::uint64_t size = source->size();
     Part part{std::min(request.offset, size), size};
@@ -589,10 +589,7 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
   Completion completion;
   const auto run = [&]() -> Status {
     std::shared_ptr<const Source> source;
-    std::unique_ptr<Parked> parked = request.state.empty() ? nullptr : TakeParked(request);
-    if (parked) {
-      source = std::move(parked->source);
-    } else if (!request.name.empty()) {
+    if (!request.name.empty()) {
       if (options_.storage == nullptr) return Unsupported("this device has no storage");
       GODWIT_ASSIGN(source, options_.storage->Open(request.tenant, request.name));
     } else if (!request.ranges.empty()) {
@@ -615,7 +612,7 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     Status worked;
     const auto work = [&] {
       const std::uint64_t before = ThreadCpuUs();
-      worked = RunPiece(job, std::move(source), parked ? std::move(parked->work) : nullptr, &completion, &state);
+      worked = RunPiece(job, std::move(source), &completion, &state);
       completion.cpu_us = ThreadCpuUs() - before;
     };
     core != nullptr ? core->Run(work) : work();

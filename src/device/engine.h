@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/fair_turns.h"
 #include "device/foreground.h"
 #include "device/function.h"
 #include "device/memory.h"
@@ -100,15 +101,14 @@ class Engine final : public Device {
   // `core`: where work runs that goes behind the foreground; null: here.
   void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
   Completion Execute(Job& job, YieldingThread* core);
-  // One piece of work: its output, how far it came, and in `state` what to go on from. work: what was parked, or null.
-  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, std::unique_ptr<Work> work, Completion* completion, Result<Bytes>* state);
+  // One piece of work: its output, how far it came, and in `state` what to go on from.
+  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
   // What the same work was when it gave the state that the request is to go on from; null: it is not here (any more).
   std::unique_ptr<Parked> TakeParked(const Request& request);
   void Park(std::unique_ptr<Parked> parked);
   void RunBatch(const std::shared_ptr<Job>& job);
   void StartReady(const std::shared_ptr<BatchRun>& batch);
   void CoreMain();
-  std::uint64_t StartOf(const std::string& tenant) const;
   // Whose turn it is. Something waits.
   std::shared_ptr<Job> Next();
   // Does another tenant wait that has had less than a job that ran so long?
@@ -123,10 +123,7 @@ class Engine final : public Device {
   std::deque<std::unique_ptr<Parked>> parked_;  // The oldest first.
   std::uint32_t next_function_ = 1;
   std::map<std::string, std::deque<std::shared_ptr<Job>>> waiting_;  // By tenant.
-  // Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM '96), all tenants alike: who is served next is the one with the least of
-  // max(virtual_us_, its entry); an entry says how far the device's time took it, and goes where it says nothing.
-  std::map<std::string, std::uint64_t> served_us_;
-  std::uint64_t virtual_us_ = 0;  // Of what was begun last.
+  FairTurns turns_;
   std::size_t running_ = 0, cores_ = 1, queue_max_ = 1;
   std::atomic<std::size_t> waiting_count_{0};  // Changed with the lock.
   std::map<std::pair<std::string, std::uint64_t>, std::shared_ptr<Job>> under_way_;

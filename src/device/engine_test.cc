@@ -42,7 +42,9 @@ class Pieces final : public Function {
 
 class OneObject final : public Storage {
  public:
+  std::atomic<bool> denied{false};
   Result<std::shared_ptr<const Source>> Open(const std::string&, const std::string& object) override {
+    if (denied) return PermissionDenied("not any more");
     class Object final : public Source {
      public:
       explicit Object(bool file) : file_(file) {}
@@ -75,13 +77,14 @@ class EngineTest : public ::testing::Test {
   void Start(std::chrono::milliseconds parked_for) {
     Engine::Options options;
     options.profile = {.name = "one", .device_class = "csd"};
-    options.storage = std::make_shared<OneObject>();
+    options.storage = storage_;
     options.built_in = {pieces_};
     options.parked_for = parked_for;
     engine_.emplace(std::move(options));
   }
 
   const std::shared_ptr<Pieces> pieces_ = std::make_shared<Pieces>();
+  const std::shared_ptr<OneObject> storage_ = std::make_shared<OneObject>();
   std::optional<Engine> engine_;
   std::uint64_t id_ = 0;
 };
@@ -98,6 +101,17 @@ TEST_F(EngineTest, WorkOverDataThatLiesHereGoesOnWhereItStands) {
   EXPECT_FALSE(third.more);
   EXPECT_EQ(pieces_->begun, 1);
   EXPECT_EQ(pieces_->alive, 0) << "what has ended is not kept";
+}
+
+TEST_F(EngineTest, WhatIsKeptIsOfNoUseToWhoMayNotReadTheDataAnyMore) {
+  Start(std::chrono::hours(1));
+  const Completion first = Piece("file", {});
+  ASSERT_TRUE(first.status.ok() && first.more);
+  storage_->denied = true;
+  const Completion second = Piece("file", first.state);
+  ASSERT_FALSE(second.status.ok());
+  EXPECT_EQ(second.status.error().code, ErrorCode::kPermissionDenied);
+  EXPECT_TRUE(second.data.empty());
 }
 
 TEST_F(EngineTest, WorkGoesOnFromAStateWhereNothingIsKept) {

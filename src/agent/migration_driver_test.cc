@@ -56,9 +56,13 @@ class FakeHost final : public InstanceHost {
     running = false;
     return std::unique_ptr<CapturedHost>(std::make_unique<FakeCaptured>(state, elsewhere.size()));
   }
-  void Resume() override { running = true; }
+  void Resume() override {
+    running = true;
+    running_since = std::chrono::steady_clock::now();
+    while (std::chrono::steady_clock::now() < *running_since + resume_takes) std::this_thread::yield();
+  }
   void Release(const Location& to) override { released_to = to; }
-  Statistics statistics() const override { return {.memory_bytes = state.size()}; }
+  Statistics statistics() const override { return {.memory_bytes = state.size(), .running_since = running_since}; }
   const model::InstanceRecord& record() const override { return record_; }
   const model::ServiceRecord& service() const override { return service_; }
 
@@ -68,6 +72,8 @@ class FakeHost final : public InstanceHost {
   std::shared_ptr<migration::FakeLiveMemory> memory;   // At the source.
   std::unique_ptr<runtime::ArrivingMemory> arrived;    // At the target.
   bool cannot_move = false;
+  std::chrono::milliseconds resume_takes{0};  // After the guest runs.
+  std::optional<std::chrono::steady_clock::time_point> running_since;
   std::optional<Location> released_to;
 
  private:
@@ -141,6 +147,7 @@ class FakeSite final : public MigrationSite {
     if (block_restore) block_restore->Wait();
     if (damaged) return Corrupt("bundle: footer missing");
     auto made = std::make_unique<FakeHost>(options.record, options.service, Bytes(bundle.begin(), bundle.end()), false);
+    made->resume_takes = resume_takes;
     if (!memories.empty()) made->arrived = std::move(memories[0]);
     return std::unique_ptr<InstanceHost>(std::move(made));
   }
@@ -151,6 +158,7 @@ class FakeSite final : public MigrationSite {
   std::shared_ptr<FakeHost> host;
   std::string refusal;
   bool damaged = false, left = false, lost = false;
+  std::chrono::milliseconds resume_takes{0};
   Awaited<bool>* block_prepare = nullptr;
   Awaited<bool>* block_restore = nullptr;
   Awaited<bool> preparing, restoring, abandoned, arrived;
@@ -286,6 +294,16 @@ TEST_F(MigrationDriverTest, MovesAnInstanceAndReportsWhatItCost) {
   EXPECT_EQ(host->released_to->channel, store.devices[kCsd1].channel);
   EXPECT_TRUE(host0.site.left);
   EXPECT_EQ(store.instance.device, kCsd1);
+}
+
+TEST_F(MigrationDriverTest, TheDowntimeEndsWhenTheGuestRunsThereNotWhenTheSourceHearsOfIt) {
+  constexpr std::chrono::milliseconds kAnswerTakes{200};
+  csd1.site.resume_takes = kAnswerTakes;
+  host0.OnRecord(record);
+  const json result = Over();
+  EXPECT_EQ(result["phase"], "Done") << result;
+  EXPECT_GT(result["downtime_us"].get<std::int64_t>(), 0);
+  EXPECT_GE(result["total_us"].get<std::int64_t>(), result["downtime_us"].get<std::int64_t>() + std::chrono::microseconds(kAnswerTakes).count());
 }
 
 TEST_F(MigrationDriverTest, TheNextMoveToADeviceUsesTheChannelOfTheLast) {

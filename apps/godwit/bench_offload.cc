@@ -158,10 +158,9 @@ class OffloadBench {
     GODWIT_ASSIGN(const json there, cluster_->client().Get("/v1/devices/there"));
     GODWIT_ASSIGN(there_, cluster_->client().ClientOf(there.value("url", "")));
     if (options_.shift) {
-      GODWIT_TRY(OneCase("quiet", Arguments(kShiftedShare)));
+      GODWIT_TRY(OneCase("quiet", Arguments(kShiftedShare), warm_ups()));
       {
-        GODWIT_ASSIGN(const json device, cluster_->client().Get("/v1/devices/there"));
-        GODWIT_ASSIGN(Client other, cluster_->client().ClientOf(device.value("url", "")));
+        GODWIT_ASSIGN(Client other, cluster_->client().ClientOf(there.value("url", "")));
         fs::copy_file(scratch_.path() / "wasm" / "report.wasm", scratch_.path() / "wasm" / "busy.wasm");
         GODWIT_TRY(cluster_->ApplyReader("busy", scratch_.path() / "wasm", folder, "there"));
         const SomebodyElse somebody(std::move(other));
@@ -169,9 +168,9 @@ class OffloadBench {
       }
       GODWIT_TRY(OneCase("quiet again", Arguments(kShiftedShare), 0));
     } else if (options_.queries) {
-      for (const LineitemQuestion& question : LineitemQuestions()) GODWIT_TRY(OneCase(question.name, question.arguments));
+      for (const LineitemQuestion& question : LineitemQuestions()) GODWIT_TRY(OneCase(question.name, question.arguments, warm_ups()));
     } else {
-      for (const int share : kShares) GODWIT_TRY(OneCase(fmt::format("{} %", share / 100.0), Arguments(share)));
+      for (const int share : kShares) GODWIT_TRY(OneCase(fmt::format("{} %", share / 100.0), Arguments(share), warm_ups()));
     }
     Replay();
     return Report();
@@ -238,7 +237,6 @@ class OffloadBench {
     }
   }
 
-  Status OneCase(const std::string& name, const std::string& arguments) { return OneCase(name, arguments, warm_ups()); }
   Status OneCase(const std::string& name, const std::string& arguments, int warm_ups) {
     Case one;
     one.name = name;

@@ -68,12 +68,11 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   if (sites.size() == 1) return choice;
   if (habits_.size() >= kKnownMax && habits_.count(WithoutArguments(function)) == 0) habits_.erase(habits_.begin());
   Habit& habit = habits_[WithoutArguments(function)];
-  if (const std::size_t other = (choice.site + 1) % sites.size(); sites[other].holds_data == habit.near && habit.known &&
-                                                                 choice.costs[choice.site].total_us() > kWorthLeaving * choice.costs[other].total_us()) {
-    choice.site = other;
+  const bool leaves = habit.near && *habit.near != sites[choice.site].holds_data;
+  if (const std::size_t there = (choice.site + 1) % sites.size(); leaves && choice.costs[choice.site].total_us() > kWorthLeaving * choice.costs[there].total_us()) {
+    choice.site = there;
   }
   habit.near = sites[choice.site].holds_data;
-  habit.known = true;
   const OffloadSite& away = sites[sites[0].holds_data ? 1 : 0];
   const auto saved = saved_us_.find(away.copy);
   if (saved != saved_us_.end() && away.to_copy == 0) {

@@ -98,7 +98,7 @@ class OffloadChooser {
   std::map<std::string, double> saved_us_;  // By a copy that was not there. Of at most kKnownMax.
   struct Habit {
     double unexplored = 0;            // Choices since the last exploration, over kExploreEvery.
-    bool known = false, near = false;  // Where it ran last, but for exploring.
+    std::optional<bool> near = {};    // Where it ran last, but for exploring.
   };
   std::map<std::string, Habit> habits_;  // By function, without arguments. Of at most kKnownMax.
   std::uint64_t pieces_ = 0;

@@ -45,6 +45,8 @@ TEST(FairTurnsTest, WhoWasAwayHasSavedNothingUp) {
   EXPECT_EQ(turns.StartOf("b"), 1'000'000u) << "as if it had begun with the last piece";
   turns.End("b", turns.Begin("b"), 1'500'000);
   EXPECT_LT(turns.StartOf("a"), turns.StartOf("b"));
+  EXPECT_EQ(turns.Begin("b"), 2'500'000u);
+  EXPECT_EQ(turns.StartOf("a"), 2'500'000u) << "while that runs, too";
 }
 
 TEST(FairTurnsTest, ForgetsTenantsThatAreBehind) {

@@ -21,7 +21,6 @@ constexpr std::size_t kReadersMax = 256;
 // one before it, in which the next line may begin.
 constexpr std::size_t kFetchedBlocks = kBlocksAhead + 2;
 constexpr std::uint64_t kFetchedWorks = 16;
-constexpr double kLinkWeight = 0.1;  // Of what a block took.
 constexpr std::chrono::milliseconds kEndingCheck{50};  // How often a fetch looks whether the agent ends; the channel's time-out bounds it otherwise.
 
 double MicrosecondsSince(Clock::time_point begin) { return std::chrono::duration<double, std::micro>(Clock::now() - begin).count(); }
@@ -66,12 +65,8 @@ struct Offloads::Shared {
   std::map<std::pair<std::string, std::string>, std::uint64_t> counts;  // By class and result.
 
   void LearnLink(const std::string& device, std::uint64_t bytes, double us) {
-    if (bytes < 64 << 10 || us <= 0) return;
     const std::lock_guard lock(mutex);
-    // Of the time for a byte: a mean of speeds would hardly see a link that stands still now and then, which takes the most time.
-    auto& link = links[device];
-    const double before = 1 / link.bytes_per_second, now = us / 1e6 / static_cast<double>(bytes);
-    link.bytes_per_second = 1 / (before + kLinkWeight * (now - before));
+    links[device].Learn(bytes, us);
   }
 };
 

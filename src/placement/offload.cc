@@ -13,6 +13,8 @@ constexpr double kPriorSelectivity = 0.1;
 constexpr double kWeight = 0.03, kWeightMax = 0.5;
 constexpr double kWorthLeaving = 0.85;  // Of what it costs where the last piece ran: what is measured is that uncertain.
 constexpr std::size_t kErrorsKept = 64;
+constexpr double kLinkWeight = 0.1;
+constexpr std::uint64_t kBytesOfLinkMin = 64 << 10;  // Below, what is measured is latency.
 constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is latency.
 
 std::string WithoutArguments(const std::string& function) { return function.substr(0, function.find('#')); }
@@ -24,6 +26,13 @@ double Weight(std::uint64_t count, std::uint64_t age) {
 double Blend(double before, double now, double weight) { return before + weight * (now - before); }
 
 }  // namespace
+
+// Of the time for a byte: a mean of speeds would hardly see a link that stands still now and then, which takes the most time.
+void OffloadLink::Learn(std::uint64_t bytes, double us) {
+  if (bytes < kBytesOfLinkMin || us <= 0) return;
+  const double before = 1 / bytes_per_second, now = us / 1e6 / static_cast<double>(bytes);
+  bytes_per_second = 1 / (before + kLinkWeight * (now - before));
+}
 
 std::optional<double> OffloadKnowledge::median_error() const {
   if (errors.empty()) return std::nullopt;

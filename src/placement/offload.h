@@ -40,6 +40,8 @@ struct OffloadSite {
 struct OffloadLink {
   double bytes_per_second = 125e6;
   double latency_us = 100;
+  // So many bytes took so long.
+  void Learn(std::uint64_t bytes, double us);
 };
 
 struct OffloadCost {

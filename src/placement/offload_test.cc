@@ -142,6 +142,27 @@ TEST(OffloadChooserTest, WorkThatComesAgainAndAgainCopiesTheDataOnce) {
   EXPECT_FALSE(chooser.Choose("scan", no_room, world.link, kPiece).copies);
 }
 
+TEST(OffloadChooserTest, DataThatIsReadAheadCostsTheLongerOfTheWayAndTheWork) {
+  const OffloadChooser chooser;
+  const OffloadLink slow{100e6, 200}, fast{1e9, 200};
+  EXPECT_NEAR(chooser.Predict("scan", kSites[1], slow, kPiece).total_us(), 100'200, 1);  // 10 ns a byte, beside 2 of work.
+  EXPECT_NEAR(chooser.Predict("scan", kSites[1], fast, kPiece).total_us(), 20'200, 1);
+}
+
+TEST(OffloadLinkTest, ALinkThatStandsStillNowAndThenIsAsSlowAsItIs) {
+  OffloadLink link;
+  double sum = 0;
+  constexpr int kBlocks = 800;
+  for (int i = 0; i < 2 * kBlocks; ++i) {
+    link.Learn(1'000'000, i % 8 == 0 ? 100'000 : 10'000);
+    if (i >= kBlocks) sum += link.bytes_per_second / kBlocks;
+  }
+  EXPECT_NEAR(sum, 8e6 / 0.17, 0.15 * 8e6 / 0.17);  // Eight blocks take 0.17 s; the mean of their speeds is 89 MB/s.
+  const double before = link.bytes_per_second;
+  link.Learn(100, 1'000'000);
+  EXPECT_EQ(link.bytes_per_second, before) << "that is latency";
+}
+
 TEST(OffloadChooserTest, ALongQueueSendsWorkElsewhere) {
   OffloadChooser chooser;
   std::vector<OffloadSite> sites = kSites;

@@ -63,6 +63,7 @@ struct Engine::Job {
   Clock::time_point arrived = Clock::now(), begun{};
   std::atomic<bool> aborted{false};
   bool registered = false;  // In under_way_.
+  bool brief = false;       // It has no turn: it runs at once, on its submitter's thread.
   std::shared_ptr<const Function> function;
   std::shared_ptr<const Job> batch;  // That this is a step of.
   std::uint64_t start_us = 0;        // Its tag in turns_.
@@ -196,15 +197,14 @@ void Engine::Submit(Request request, Done done) {
   if (!refused.status.ok()) return Finish(job, std::move(refused));
   if (!runs) return Finish(job, Fast(in));
   if (in.opcode == Opcode::kBatch) return RunBatch(job);
-  bool brief = false;
   if (in.opcode == Opcode::kExecute) {
     const std::lock_guard lock(mutex_);
     const auto found = functions_.find(in.function);
     // Over function memory alone: storage may block.
-    brief = found != functions_.end() && in.name.empty() && waiting_count_ == 0 &&
-            found->second.function->brief(in.data, {0, in.ranges.empty() ? 0 : in.ranges[0].bytes});
+    job->brief = found != functions_.end() && in.name.empty() && waiting_count_ == 0 &&
+                 found->second.function->brief(in.data, {0, in.ranges.empty() ? 0 : in.ranges[0].bytes});
   }
-  brief ? Run(job) : Enqueue({job}, false);
+  job->brief ? Run(job) : Enqueue({job}, false);
 }
 
 void Engine::Finish(const std::shared_ptr<Job>& job, Completion completion) {
@@ -517,7 +517,7 @@ void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
     completion = job->request.opcode == Opcode::kExecute ? Execute(*job, core) : Fast(job->request);
     completion.queued_us = queued;
   }
-  {
+  if (!job->brief) {
     // Before its completion, upon which the tenant may want its next turn.
     const std::lock_guard lock(mutex_);
     turns_.End(job->request.tenant, job->start_us, MicrosecondsSince(job->begun));
@@ -611,9 +611,9 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     Result<Bytes> state = Bytes();
     Status worked;
     const auto work = [&] {
-      const std::uint64_t before = ThreadCpuUs();
+      const std::uint64_t before = job.brief ? 0 : ThreadCpuUs();
       worked = RunPiece(job, std::move(source), &completion, &state);
-      completion.cpu_us = ThreadCpuUs() - before;
+      if (!job.brief) completion.cpu_us = ThreadCpuUs() - before;
     };
     core != nullptr ? core->Run(work) : work();
     GODWIT_TRY(worked);
@@ -645,6 +645,7 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     completion.more = false;
   }
   completion.busy_us = MicrosecondsSince(job.begun);
+  if (job.brief) completion.cpu_us = completion.busy_us;  // To ask for it would take as long as the work.
   completion.energy_uj = EnergyUj(options_.profile, completion.busy_us);
   const std::lock_guard lock(mutex_);
   busy_us_ += completion.busy_us;

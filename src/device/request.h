@@ -95,7 +95,7 @@ struct Completion {
   bool more = false;
   // The device has too much to do: nothing was begun; read the data and do it yourself. Then `status` is kResourceExhausted.
   bool pushed_back = false;
-  // cpu_us: of an Execute's busy_us, what the processor worked; the rest was waiting, for it or for data.
+  // cpu_us: of an Execute's busy_us, what the processor worked; the rest was waiting, for it or for data. Of brief work the same.
   std::uint64_t queued_us = 0, busy_us = 0, cpu_us = 0;
   std::uint64_t energy_uj = 0;  // By the device's model (profile.h).
   std::uint64_t read_bytes = 0;  // Of data that the function looked at.

@@ -168,10 +168,10 @@ class FakeSite final : public MigrationSite {
 // A device's process, as far as moving goes.
 class Device {
  public:
-  Device(const model::DeviceName& name, model::BootId boot, FakeStore& store, std::string isa) {
+  Device(const model::DeviceName& name, model::BootId boot, FakeStore& store, std::string isa, std::chrono::milliseconds retry_interval) {
     options_.channel.self = {name, boot};
     options_.isa = isa;
-    options_.retry_interval = std::chrono::milliseconds(20);
+    options_.retry_interval = retry_interval;
     options_.commit_timeout = std::chrono::milliseconds(20'000);
     options_.tracker = migration::ProbeTracker();
     driver = std::make_unique<MigrationDriver>(loop_, site, store, options_);
@@ -220,7 +220,7 @@ class Device {
 
 class MigrationDriverTest : public ::testing::Test {
  protected:
-  MigrationDriverTest() {
+  explicit MigrationDriverTest(std::chrono::milliseconds retry_interval = std::chrono::milliseconds(20)) : retry(retry_interval) {
     store.instance = {kInstance, model::ServiceName("store"), 0, kHost0, model::Epoch{3}, model::InstanceState::kRunning, "", "sha256:p"};
     model::ServiceRecord service;
     service.name = model::ServiceName("store");
@@ -262,8 +262,9 @@ class MigrationDriverTest : public ::testing::Test {
 
   FakeStore store;
   Awaited<bool> go;  // Ends what a site was told to block in; outlives the devices.
-  Device host0{kHost0, model::BootId{1}, store, "x86_64"};
-  Device csd1{kCsd1, model::BootId{2}, store, "aarch64"};
+  const std::chrono::milliseconds retry;
+  Device host0{kHost0, model::BootId{1}, store, "x86_64", retry};
+  Device csd1{kCsd1, model::BootId{2}, store, "aarch64", retry};
   std::shared_ptr<FakeHost> host;
   model::MigrationRecord record;
 };
@@ -296,7 +297,13 @@ TEST_F(MigrationDriverTest, MovesAnInstanceAndReportsWhatItCost) {
   EXPECT_EQ(store.instance.device, kCsd1);
 }
 
-TEST_F(MigrationDriverTest, TheDowntimeEndsWhenTheGuestRunsThereNotWhenTheSourceHearsOfIt) {
+// Nobody asks the target who owns the instance before it says so itself.
+class PatientMigrationDriverTest : public MigrationDriverTest {
+ protected:
+  PatientMigrationDriverTest() : MigrationDriverTest(std::chrono::seconds(10)) {}
+};
+
+TEST_F(PatientMigrationDriverTest, TheDowntimeEndsWhenTheGuestRunsThereNotWhenTheSourceHearsOfIt) {
   constexpr std::chrono::milliseconds kAnswerTakes{200};
   csd1.site.resume_takes = kAnswerTakes;
   host0.OnRecord(record);

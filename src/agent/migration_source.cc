@@ -400,9 +400,15 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     OnLane([this, token = action.token] {
       auto reply = copy_->SendToken().ok() ? copy_->AwaitReply(kReplySpin) : Result<LiveCopy::Reply>(Unavailable("the page stream was lost"));
       if (!reply.ok()) return Feed(source::TargetLost{reply.error().message});
-      if (reply->accepted) downtime_us_ = MicrosSince(stop_began_);
+      if (reply->accepted) AnswerIsBack();
       Feed(source::CommitReplied{token, reply->accepted, record_.target.value + " refused: " + reply->reason});
     });
+  }
+
+  // Loop and lane: by the token's answer or by `Confirmed`, whichever of the two is handled first.
+  void AnswerIsBack() {
+    std::uint64_t not_yet = 0;
+    downtime_us_.compare_exchange_strong(not_yet, MicrosSince(stop_began_));
   }
 
   // --- Others
@@ -500,8 +506,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
   }
 
   void Do(const source::ReleaseInstance&) {
-    // Where the answer to the token was lost, it is known only now that the target goes on.
-    if (downtime_us_ == 0) downtime_us_ = MicrosSince(stop_began_);
+    AnswerIsBack();  // Where the answer to the token was lost, it is known only now that the target goes on.
     const Clock::time_point began = stop_began_, running_since{Clock::duration(running_since_)};
     if (running_since > began) {
       const auto exact = std::chrono::duration_cast<std::chrono::microseconds>(running_since - began).count();

@@ -145,6 +145,7 @@ void HostCore::TimerMain() {
   while (!stopping) {
     const auto now = Clock::now();
     auto next = Clock::time_point::max();
+    timer_due_ = next;  // Who is failed below is waited for again: ArmTimer.
     std::vector<std::pair<std::shared_ptr<Exchange>, Failure>> over;
     for (const auto& [id, exchange] : exchanges) {
       if (paused && exchange->phase == Phase::kRunning) continue;  // Its frames may be on their way elsewhere.
@@ -186,7 +187,7 @@ void HostCore::TimerMain() {
         exchanges.erase(exchange->request.id);
       }
     }
-    timer_due_ = paused ? std::min(next, now + std::chrono::milliseconds(100)) : next;
+    timer_due_ = std::min({timer_due_, next, paused ? now + std::chrono::milliseconds(100) : Clock::time_point::max()});
     if (timer_due_ == Clock::time_point::max()) {
       timer_changed_.wait(guard, [&] { return stopping || timer_due_ != Clock::time_point::max(); });
     } else {

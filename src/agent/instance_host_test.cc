@@ -318,6 +318,22 @@ TEST_F(InstanceHostTest, ARequestPastItsTimeIsAnswered504AndTheNextOneRuns) {
   EXPECT_EQ(next, "200 ");
 }
 
+TEST_F(InstanceHostTest, ARequestPastItsTimeStopsThoughNoOtherComes) {
+  auto options = OptionsFor("crunch", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  options.service.manifest.limits.request_timeout = 200ms;
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ(Ask(**host, "GET", "/crunch?rounds=100000").substr(0, 4), "504 ");
+  const auto stopped = [&] {
+    const std::lock_guard lock(environment->mutex);
+    return environment->log.find("stopped where it was") != std::string::npos;
+  };
+  const auto give_up = std::chrono::steady_clock::now() + 20s;  // Its 100,000 rounds take longer.
+  while (!stopped() && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+  EXPECT_TRUE(stopped());
+}
+
 TEST_F(InstanceHostTest, ARequestWhoseClientIsGoneReturnsByItselfAndLosesNothing) {
   auto options = OptionsFor("store", model::ServiceKind::kReactor, 2);
   if (!options.module) GTEST_SKIP() << "no compiler in this build";

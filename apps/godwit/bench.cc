@@ -167,6 +167,7 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   device->footer("Example:\n  godwit bench device --rounds 20 -o json");
   auto* foreground = add("foreground", "A device's own reads while functions near its data, hostile ones too, use all that is left", BenchForeground);
   foreground->add_option("--rounds", options->rounds, "Rounds in which all take their turns (5)");
+  foreground->add_option("--cores", options->cores, "Limit the device to so many cores, by a CPU quota (needs root)")->check(CLI::Range(0.05, 64.0));
   foreground->footer("Example:\n  godwit bench foreground --rounds 10 -o json");
   auto* function = add("function", "A function of a service's own over a dataset on another device, beside the same source compiled for the machine", BenchFunction);
   function->add_option("--rounds", options->rounds, "Rounds in which both take their turns (5)");

@@ -35,6 +35,7 @@ struct BenchOptions {
   bool queries = false;
   bool cached = false;
   bool shift = false;
+  double cores = 0;  // BenchForeground: of the device, by a CPU quota; 0: all.
   double scale = 0.1;
 };
 

@@ -1,5 +1,6 @@
 #include "device/engine.h"
 
+#include <pthread.h>
 #include <time.h>
 
 #include <algorithm>
@@ -21,10 +22,10 @@ std::uint64_t MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(std::chrono::steady_clock::now() - begin).count());
 }
 
-std::uint64_t ThreadCpuUs() {
+std::uint64_t CpuNs(clockid_t clock) {
   timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
+  clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 Bytes ToBytes(const json& document) {
@@ -90,9 +91,23 @@ struct Engine::BatchRun {
 
 class Engine::JobPace final : public Pace {
  public:
-  JobPace(const Engine& engine, const Job& job) : engine_(engine), job_(job), profile_(engine.options_.profile), foreground_(engine.options_.foreground.get()) {}
+  // On the worker's thread.
+  JobPace(const Engine& engine, const Job& job)
+      : engine_(engine), job_(job), profile_(engine.options_.profile), foreground_(job.brief ? nullptr : engine.options_.foreground.get()) {
+    if (foreground_ == nullptr) return;
+    pthread_getcpuclockid(pthread_self(), &worker_clock_);
+    used_ns_ = CpuNs(worker_clock_);
+    foreground_->WorkBegins();
+  }
+  ~JobPace() {
+    if (foreground_ == nullptr) return;
+    foreground_->Worked(std::chrono::nanoseconds(CpuNs(worker_clock_) - used_ns_) + unaccounted_);
+    foreground_->WorkEnds();
+  }
   bool Over(std::size_t output_bytes) const override {
-    if (const auto owed = std::this_thread::get_id() == worker_ ? Owed() : microseconds(0); owed.count() > 0) std::this_thread::sleep_for(owed);
+    if (std::this_thread::get_id() == worker_) {
+      if (const microseconds owed = Owed(); owed.count() > 0) std::this_thread::sleep_for(owed);
+    }
     if (output_bytes >= kOutputBytes || job_.ended()) return true;
     const auto& request = job_.request;
     const std::uint64_t busy = MicrosecondsSince(job_.begun);
@@ -101,27 +116,27 @@ class Engine::JobPace final : public Pace {
            (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
   }
 
-  // Asked for again and again; less than a millisecond is left for the next time.
+  // Asked for again and again. Processor time of the share s that it may have is paid for by 1/s as much of the clock's.
   microseconds Owed() const override {
-    if (foreground_ == nullptr) return microseconds(0);
+    const std::unique_lock lock(resting_, std::try_to_lock);
     const auto now = Clock::now();
+    if (foreground_ == nullptr || !lock.owns_lock() || now - looked_ < kOwedEvery) return microseconds(0);  // Of two that ask at once one rests.
+    looked_ = now;
+    const std::uint64_t used = CpuNs(worker_clock_);
+    const std::chrono::nanoseconds ran(used - std::exchange(used_ns_, used));
+    if (unaccounted_ += ran; unaccounted_ >= kAccountEvery) foreground_->Worked(std::exchange(unaccounted_, {}));
     const double share = foreground_->share(now);
-    Clock::rep since = rested_.load(std::memory_order_relaxed);
-    const auto ran = now - Clock::time_point(Clock::duration(since));
-    const auto owed = std::chrono::duration_cast<microseconds>(ran * (1 / share - 1));
-    if (share == 1 || owed < kRestLeast) {
-      if (share == 1) rested_.store(now.time_since_epoch().count(), std::memory_order_relaxed);
-      return microseconds(0);
-    }
-    const microseconds rest = std::min(owed, kRestMost);
-    // Of two that ask at once one rests.
-    return rested_.compare_exchange_strong(since, (now + rest).time_since_epoch().count()) ? rest : microseconds(0);
+    paid_until_ = std::max(paid_until_, now - kCredit) + std::chrono::duration_cast<Clock::duration>(ran / share);
+    if (share == 1) paid_until_ = std::min(paid_until_, now);
+    const auto owed = std::chrono::duration_cast<microseconds>(paid_until_ - now);
+    return owed < kRestLeast ? microseconds(0) : std::min(owed, kRestMost);
   }
 
   bool past_slice = false;  // It goes on all the same.
 
  private:
-  static constexpr microseconds kRestLeast{1000}, kRestMost{50'000};
+  static constexpr microseconds kRestLeast{1000}, kRestMost{50'000}, kOwedEvery{100}, kAccountEvery{5000};
+  static constexpr microseconds kCredit{5000};  // What is made good of a rest that took longer than it should.
   static constexpr std::uint64_t kLookEveryUs = 1000;
 
   bool TurnOver(std::uint64_t busy) const {
@@ -137,7 +152,11 @@ class Engine::JobPace final : public Pace {
   const Profile& profile_;
   Foreground* const foreground_;
   const std::thread::id worker_ = std::this_thread::get_id();
-  mutable std::atomic<Clock::rep> rested_{Clock::now().time_since_epoch().count()};  // When it last began to run again.
+  clockid_t worker_clock_{};
+  mutable std::mutex resting_;  // For what is below.
+  mutable std::uint64_t used_ns_ = 0;                   // The worker's processor time when it was looked last,
+  mutable std::chrono::nanoseconds unaccounted_{0};     // and what of it foreground_ does not know yet.
+  mutable Clock::time_point looked_{}, paid_until_ = Clock::now();
 };
 
 Engine::Engine(Options options)
@@ -611,9 +630,9 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     Result<Bytes> state = Bytes();
     Status worked;
     const auto work = [&] {
-      const std::uint64_t before = job.brief ? 0 : ThreadCpuUs();
+      const std::uint64_t before = job.brief ? 0 : CpuNs(CLOCK_THREAD_CPUTIME_ID);
       worked = RunPiece(job, std::move(source), &completion, &state);
-      if (!job.brief) completion.cpu_us = ThreadCpuUs() - before;
+      if (!job.brief) completion.cpu_us = (CpuNs(CLOCK_THREAD_CPUTIME_ID) - before) / 1000;
     };
     core != nullptr ? core->Run(work) : work();
     GODWIT_TRY(worked);

@@ -9,10 +9,11 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kWindow = 1s;
 constexpr auto kLookEvery = 50ms;
 constexpr std::size_t kEnough = 20;  // Operations whose 99th percentile says something.
 constexpr double kLess = 0.6, kMore = 0.05;
+// Of a limit on processor time: what stays free, for what the others want more of than before.
+constexpr double kFree = 0.05, kMoreOfOthers = 1.25;
 
 double At(std::vector<double>& values, std::size_t hundredths) {
   const auto nth = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) * hundredths / 100);
@@ -39,6 +40,7 @@ void Foreground::Note(Clock::duration took, Clock::time_point now) {
   ++count_;
   sum_us_ += us;
   last_ = now.time_since_epoch().count();
+  LookAtProcessor(now);
   if (bound_ == 0us || now - looked_ < kLookEvery) return;
   looked_ = now;
   std::vector<double> recent = Recent(now);
@@ -46,9 +48,27 @@ void Foreground::Note(Clock::duration took, Clock::time_point now) {
   share_ = over_ ? std::max(kShareLeast, share_ * kLess) : std::min(1.0, share_ + kMore);
 }
 
+void Foreground::LookAtProcessor(Clock::time_point now) {
+  if (now - processor_looked_ < kLookEvery) return;
+  const ProcessorUse use = processor_();
+  const std::chrono::duration<double> passed = now - processor_looked_, others = (use.used - used_.used) - (worked_ - worked_before_);
+  others_ = passed > kWindow ? 0 : (others_ + std::max(0.0, others / passed)) / 2;  // What was used long ago says nothing of now.
+  processor_looked_ = now;
+  used_ = use;
+  worked_before_ = worked_;
+  const double left = use.limit.value_or(0) * (1 - kFree) - others_ * kMoreOfOthers;
+  processor_share_ = use.limit ? std::clamp(left / std::max(1, working_.load()), kShareLeast * std::min(1.0, *use.limit), 1.0) : 1;
+}
+
+void Foreground::Worked(std::chrono::nanoseconds used, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  worked_ += used;
+  LookAtProcessor(now);
+}
+
 double Foreground::share(Clock::time_point now) const {
-  const Clock::time_point last{Clock::duration(last_.load(std::memory_order_relaxed))};
-  return now - last > kWindow ? 1 : share_.load(std::memory_order_relaxed);
+  const Clock::duration since = SinceLast(now);
+  return std::min(since <= kWindow ? share_.load(std::memory_order_relaxed) : 1, since <= kPeriod ? processor_share_.load(std::memory_order_relaxed) : 1);
 }
 
 Foreground::Figures Foreground::figures(Clock::time_point now) const {

@@ -4,6 +4,9 @@
 // caches, the disk - shows as latency: where the 99th percentile of the last second is above its bound, work gets a smaller
 // share of its time, and rests for the remainder; where it is not, a little more again (additive increase, multiplicative decrease, after
 // Chiu and Jain, 1989). A device that is above the bound at the smallest share pushes new work back.
+//
+// Where a cgroup limits the processor time of this process, to go behind the others protects them only until the period's time is used up: then all
+// of its threads stand still until the next period. So while the device's own reads and writes come, work leaves to the others what they use.
 #pragma once
 
 #include <atomic>
@@ -15,6 +18,8 @@
 #include <thread>
 #include <vector>
 
+#include "device/processor.h"
+
 namespace godwit::device {
 
 // Self-synchronised.
@@ -22,18 +27,26 @@ class Foreground {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr double kShareLeast = 0.05;
+  static constexpr std::chrono::milliseconds kWindow{1000};  // Of what the 99th percentile is.
+  static constexpr std::chrono::milliseconds kPeriod{100};   // Of limits on processor time, unless somebody chose another (sched-bwc in the kernel's documentation).
   static constexpr std::size_t kRemembered = 4096;  // Operations at most, of the last second.
 
-  // `bound`: of the 99th percentile; 0: none, and the share is always 1.
-  explicit Foreground(std::chrono::microseconds bound = std::chrono::microseconds(0)) : bound_(bound) {}
+  // `bound`: of the 99th percentile; 0: none. `processor` is asked at most every 50 ms.
+  explicit Foreground(std::chrono::microseconds bound = std::chrono::microseconds(0), std::function<ProcessorUse()> processor = [] { return UseOfProcessor(); })
+      : bound_(bound), processor_(std::move(processor)) {}
 
   // An operation of the device's own ended, and took so long.
   void Note(Clock::duration took, Clock::time_point now = Clock::now());
 
-  // Of its time that offloaded work may run, kShareLeast to 1.
+  // A piece of offloaded work begins, has had so much more of the processor, and ends.
+  void WorkBegins() { ++working_; }
+  void Worked(std::chrono::nanoseconds used, Clock::time_point now = Clock::now());
+  void WorkEnds() { --working_; }
+
+  // Of its time that a piece of offloaded work may run, up to 1.
   double share(Clock::time_point now = Clock::now()) const;
   // No more work: the bound does not hold although the share is the smallest.
-  bool full(Clock::time_point now = Clock::now()) const { return over_.load() && share(now) <= kShareLeast; }
+  bool full(Clock::time_point now = Clock::now()) const { return over_.load() && SinceLast(now) <= kWindow && share_ <= kShareLeast; }
 
   struct Figures {
     double per_second = 0, p50_us = 0, p99_us = 0;  // Of the last second; 0 where there was nothing.
@@ -50,15 +63,26 @@ class Foreground {
   };
   // Those of the last second.
   std::vector<double> Recent(Clock::time_point now) const;
+  Clock::duration SinceLast(Clock::time_point now) const { return now - Clock::time_point(Clock::duration(last_.load(std::memory_order_relaxed))); }
+  // With mutex_.
+  void LookAtProcessor(Clock::time_point now);
 
   const std::chrono::microseconds bound_;
+  const std::function<ProcessorUse()> processor_;
   mutable std::mutex mutex_;
   std::vector<Ended> ring_;
   std::size_t next_ = 0;
   std::uint64_t count_ = 0;
   double sum_us_ = 0;
   Clock::time_point looked_{};
-  std::atomic<double> share_{1};
+  // Of the processor: when it was looked last, what the process had used then, and how much of that was work's.
+  Clock::time_point processor_looked_{};
+  ProcessorUse used_;
+  std::chrono::nanoseconds worked_{0}, worked_before_{0};
+  double others_ = 0;  // Cores that the rest of the process uses.
+  std::atomic<int> working_{0};
+  std::atomic<double> share_{1};            // By the bound,
+  std::atomic<double> processor_share_{1};  // and by the limit.
   std::atomic<bool> over_{false};
   std::atomic<Clock::rep> last_{0};
 };

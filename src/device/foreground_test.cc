@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 
+#include <atomic>
 #include <thread>
 
 #include "device/engine.h"
@@ -71,6 +72,44 @@ TEST_F(ForegroundTest, FiguresAreOfTheLastSecond) {
   EXPECT_NEAR(foreground.figures(now_).per_second, 10000, 5) << "more than is remembered";
 }
 
+// A process that may use half a core, of which others than work use a tenth of one.
+class LimitedProcessor {
+ public:
+  ProcessorUse Use() const { return {limit, used}; }
+  // For half a second, in which work has used so much, and there was a read every 10 ms.
+  void Run(Foreground& foreground, Foreground::Clock::time_point& now, std::chrono::milliseconds work, std::chrono::milliseconds others = 50ms) {
+    for (int i = 0; i < 50; ++i) {
+      used += (work + others) / 50;
+      foreground.Worked(work / 50, now);
+      foreground.Note(10us, now += 10ms);
+    }
+  }
+  std::optional<double> limit = 0.5;
+  std::chrono::nanoseconds used{0};
+};
+
+TEST_F(ForegroundTest, OfALimitedProcessorWorkLeavesWhatTheOthersUse) {
+  LimitedProcessor processor;
+  Foreground foreground(0us, [&] { return processor.Use(); });
+  foreground.WorkBegins();
+  processor.Run(foreground, now_, 400ms);
+  EXPECT_NEAR(foreground.share(now_), 0.5 * 0.95 - 0.1 * 1.25, 0.01);
+  foreground.WorkBegins();
+  processor.Run(foreground, now_, 400ms);
+  EXPECT_NEAR(foreground.share(now_), (0.5 * 0.95 - 0.1 * 1.25) / 2, 0.01) << "of two each";
+  EXPECT_EQ(foreground.share(now_ + 101ms), 1) << "nobody reads any more";
+  processor.Run(foreground, now_, 0ms, 250ms);
+  EXPECT_NEAR(foreground.share(now_), 0.5 * Foreground::kShareLeast, 0.001) << "never nothing";
+  EXPECT_FALSE(foreground.full(now_)) << "that is for the bound to say";
+  foreground.WorkEnds();
+  for (int i = 0; i < 100; ++i) foreground.Worked(4ms, now_ += 10ms), processor.used += 4ms;
+  foreground.Note(10us, now_);
+  EXPECT_GT(foreground.share(now_), 0.4) << "what the others used is forgotten while work runs";
+  processor.limit.reset();
+  processor.Run(foreground, now_, 400ms);
+  EXPECT_EQ(foreground.share(now_), 1);
+}
+
 // Runs until it is told to rest, or until it is over: its output says which.
 class Restless final : public Function {
  public:
@@ -78,10 +117,14 @@ class Restless final : public Function {
    public:
     Result<bool> Run(const Source&, const Pace& pace, Bytes* output) override {
       // From another thread, as who watches over a guest does: the worker itself rests in Over.
-      std::thread([&] {
+      std::atomic<bool> asked{false};
+      std::thread watch([&] {
         while (pace.Owed() == 0us && !pace.Over(0)) std::this_thread::yield();
         output->push_back(pace.Over(0) ? 'n' : 'y');
-      }).join();
+        asked = true;
+      });
+      while (!asked) std::this_thread::yield();
+      watch.join();
       return true;
     }
     Result<Bytes> Save() override { return Bytes(); }

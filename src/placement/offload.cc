@@ -10,8 +10,7 @@ constexpr double kPriorNsPerByte = 2;   // 500 MB/s on a core of the host profil
 constexpr double kPriorSelectivity = 0.1;
 // Of what was measured last: little, since a device whose share of a processor is limited stalls now and then for much longer than
 // its work takes; more, where what is known is old.
-constexpr double kWeight = 0.03, kWeightMax = 0.5;
-constexpr double kWorthLeaving = 0.85;  // Of what it costs where the last piece ran: what is measured is that uncertain.
+constexpr double kWeight = 0.02, kWeightMax = 0.25;
 constexpr std::size_t kErrorsKept = 64;
 constexpr double kLinkWeight = 0.1;
 constexpr std::uint64_t kBytesOfLinkMin = 64 << 10;  // Below, what is measured is latency.
@@ -19,10 +18,14 @@ constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is 
 
 std::string WithoutArguments(const std::string& function) { return function.substr(0, function.find('#')); }
 
-// count: measurements so far, the last of them `age` pieces ago.
-double Weight(std::uint64_t count, std::uint64_t age) {
-  return std::max(std::clamp(kWeight * static_cast<double>(age), kWeight, kWeightMax), 1.0 / static_cast<double>(count + 1));
+double Weight(std::uint64_t count, double age) { return std::max(std::clamp(kWeight * age, kWeight, kWeightMax), 1.0 / static_cast<double>(count + 1)); }
+// Of at most kKnownMax that are remembered.
+template <typename Value>
+Value& Of(std::map<std::string, Value>& known, const std::string& name) {
+  if (known.size() >= kKnownMax && known.count(name) == 0) known.erase(known.begin());
+  return known[name];
 }
+
 double Blend(double before, double now, double weight) { return before + weight * (now - before); }
 
 }  // namespace
@@ -75,12 +78,13 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
   if (sites.size() == 1) return choice;
-  if (habits_.size() >= kKnownMax && habits_.count(WithoutArguments(function)) == 0) habits_.erase(habits_.begin());
-  Habit& habit = habits_[WithoutArguments(function)];
+  Habit& habit = Of(habits_, function);
   const bool leaves = habit.near && *habit.near != sites[choice.site].holds_data;
-  if (const std::size_t there = (choice.site + 1) % sites.size(); leaves && choice.costs[choice.site].total_us() > kWorthLeaving * choice.costs[there].total_us()) {
-    choice.site = there;
-  }
+  const std::size_t there = (choice.site + 1) % sites.size();
+  const double dearer_there = choice.costs[there].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
+  habit.doubt = leaves ? habit.doubt + dearer_there : std::max(0.0, habit.doubt - dearer_there);
+  if (leaves && habit.doubt < kDoubtMax) choice.site = there;
+  else if (leaves) habit.doubt = 0;
   habit.near = sites[choice.site].holds_data;
   const OffloadSite& away = sites[sites[0].holds_data ? 1 : 0];
   const auto saved = saved_us_.find(away.copy);
@@ -93,9 +97,17 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   }
   const std::size_t other = (choice.site + 1) % sites.size();
   const double dearer = choice.costs[other].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
-  habit.unexplored += 1.0 / kExploreEvery;
-  if (habit.unexplored < std::max(dearer, 1.0) - 1e-9) return choice;
-  habit.unexplored = 0;
+  Exploration& exploration = Of(explorations_, WithoutArguments(function));
+  exploration.unexplored += 1.0 / kExploreEvery;
+  if (exploration.left == 0) {
+    const auto known = known_.find({function, sites[choice.site].device});
+    const double piece_us = known == known_.end() ? 0 : known->second.piece_us;
+    const int pieces = std::clamp(static_cast<int>(kExploreForUs / std::max(piece_us, 1.0)), 1, kExploredMax);
+    if (exploration.unexplored < pieces * std::max(dearer, 1.0) - 1e-9) return choice;
+    exploration.unexplored = 0;
+    exploration.left = pieces;
+  }
+  --exploration.left;
   choice.site = other;
   choice.explored = true;
   return choice;
@@ -106,8 +118,7 @@ void OffloadChooser::LearnOfCopy(const std::string& function, OffloadSite away, 
   away.here = 1;
   const double saved = total_us - Predict(function, away, link, read_bytes).total_us();
   if (saved <= 0) return;
-  if (saved_us_.size() >= kKnownMax && saved_us_.count(away.copy) == 0) saved_us_.erase(saved_us_.begin());
-  saved_us_[away.copy] += saved;
+  Of(saved_us_, away.copy) += saved;
 }
 
 void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us) {
@@ -124,7 +135,9 @@ void OffloadChooser::Learn(const std::string& function, const std::string& devic
 void OffloadChooser::LearnOne(const std::string& function, const std::string& device, const OffloadMeasurement& measured,
                               std::optional<double> predicted_us) {
   OffloadKnowledge& known = known_[{function, device}];
-  const double weight = Weight(known.pieces, pieces_ - known.used);
+  known.age = std::max(known.age / 2, static_cast<double>(pieces_ - known.used));
+  const double weight = Weight(known.pieces, known.age);
+  known.piece_us = known.pieces == 0 ? measured.total_us : Blend(known.piece_us, measured.total_us, weight);
   known.queue_us = Blend(known.queue_us, measured.queue_us, weight);
   ++known.pieces;
   known.used = pieces_;

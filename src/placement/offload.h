@@ -2,10 +2,12 @@
 //
 // Cost of a byte of data at a site = compute + what moves because of it, or the larger of both where data is read ahead; a request's also has the
 // site's queue and the link's latency. What is not known yet comes from the device's profile; what was measured replaces it (exponentially weighted). Work leaves the place of
-// its last piece only for one that is predicted to be clearly cheaper: a device that stands still now and then makes what is measured there jump. One
+// its last piece when what staying has cost, by the predictions, adds up to kDoubtMax pieces: at once where the other place is much cheaper, and where it
+// is a little, not before that has lasted, since a device that stands still now and then makes what is measured there jump. One
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
 // lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:
-// exploring adds 1/kExploreEvery to what all pieces cost, at most.
+// exploring adds 1/kExploreEvery to what all pieces cost, at most. Short pieces explore several in a row, that much more seldom: the first of them
+// still finds the other place as what ran until then has left it, a device perhaps that was busy with reads for it.
 //
 // Data that is read away from where it lies stays there as a copy, if there is room. What a copy would have saved so far, had it been there, is added
 // up; once that is as much as copying costs, work goes where it completes the copy. So all of it costs at most twice what it would have
@@ -22,7 +24,10 @@
 
 namespace godwit::placement {
 
+inline constexpr double kDoubtMax = 4;
 inline constexpr int kExploreEvery = 40;
+inline constexpr double kExploreForUs = 250e3;  // With pieces of less, but at most kExploredMax of them.
+inline constexpr int kExploredMax = 16;
 
 // A place where the work could be done.
 struct OffloadSite {
@@ -67,6 +72,8 @@ struct OffloadKnowledge {
   double ns_per_byte = 0;
   double cpu_ns_per_byte = 0;  // What the processor works; ns_per_byte has its waits too.
   double queue_us = 0;
+  double piece_us = 0;  // That a piece took, with all of it.
+  double age = 0;       // Of what is known, in pieces of all: half as much after each measurement.
   std::uint64_t pieces = 0;
   std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.
   std::uint64_t used = 0;      // When, in pieces of all.
@@ -99,10 +106,15 @@ class OffloadChooser {
   std::map<std::string, double> selectivity_;
   std::map<std::string, double> saved_us_;  // By a copy that was not there. Of at most kKnownMax.
   struct Habit {
-    double unexplored = 0;            // Choices since the last exploration, over kExploreEvery.
-    std::optional<bool> near = {};    // Where it ran last, but for exploring.
+    std::optional<bool> near = {};  // Where it ran last, but for exploring.
+    double doubt = 0;               // In pieces of the cheaper place: what staying has cost, by the predictions.
   };
-  std::map<std::string, Habit> habits_;  // By function, without arguments. Of at most kKnownMax.
+  std::map<std::string, Habit> habits_;  // By function. Of at most kKnownMax.
+  struct Exploration {
+    double unexplored = 0;  // Choices since the last one, over kExploreEvery.
+    int left = 0;           // Pieces that are still to go where they would not.
+  };
+  std::map<std::string, Exploration> explorations_;  // By function, without arguments. Of at most kKnownMax.
   std::uint64_t pieces_ = 0;
 };
 

@@ -20,7 +20,6 @@ struct AgentFlags {
   std::uint32_t cores = 1;
   double speed = 1, core_watts = 0, power_cap_watts = 0;
   std::uint32_t foreground_p99_us = 0;
-  bool track_by_mprotect = false;
   std::uint64_t link_bytes_per_second = 0, link_latency_us = 0, migration_bytes_per_second = 0;
   std::uint32_t drain_within_s = 0;
   bool plaintext = false;
@@ -61,7 +60,6 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
   options.core_watts = flags.core_watts;
   options.power_cap_watts = flags.power_cap_watts;
   options.foreground_p99 = std::chrono::microseconds(flags.foreground_p99_us);
-  options.track_by_mprotect = flags.track_by_mprotect;
   options.emulated = flags.emulated;
   options.controller = flags.join;
   options.token = token;
@@ -158,8 +156,6 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--speed", flags->speed, "Speed of one core; a host's is 1")->capture_default_str()->check(CLI::Range(0.001, 1000.0));
   command->add_option("--core-watts", flags->core_watts, "Power of a busy core, for predictions; 0: not known")->check(CLI::Range(0.0, 10000.0));
   command->add_option("--power-cap-watts", flags->power_cap_watts, "Nothing moves here that would need more, by --core-watts; 0: no cap")->check(CLI::Range(0.0, 1e6));
-  command->add_flag("--track-by-mprotect", flags->track_by_mprotect,
-                    "Where userfaultfd is missing, find the pages that guests write during a move by mprotect, in units of 64 KiB; else such moves are by stop and copy");
   command->add_option("--foreground-p99-us", flags->foreground_p99_us,
                       "Functions over datasets here get less time while the 99th percentile of reads of them is above this; 0: no bound");
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();

@@ -30,13 +30,6 @@
 namespace godwit::agent {
 namespace {
 
-// mprotect tells in coarse units what was written: a small guest behind a slow link may then not get below the limit on the downtime, where
-// to stop and copy it takes less. So it is for those who ask for it.
-migration::TrackerKind TrackerForGuests(bool mprotect) {
-  const migration::TrackerKind kind = migration::ProbeTracker();
-  return kind == migration::TrackerKind::kProtect && !mprotect ? migration::TrackerKind::kNone : kind;
-}
-
 using namespace std::chrono_literals;
 using transport::Channel;
 using transport::Frame;
@@ -114,7 +107,7 @@ class DeviceAgent final : public Agent {
   std::mutex load_mutex_;
   LoadMeter load_;
   std::uint16_t http_port_ = 0;
-  const migration::TrackerKind tracker_ = TrackerForGuests(options_.track_by_mprotect);
+  const migration::TrackerKind tracker_ = migration::ProbeTracker();
 
   std::unique_ptr<ControlClient> control_;
   std::unique_ptr<LogBook> logs_;

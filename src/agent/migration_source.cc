@@ -328,6 +328,7 @@ class Leaving final : public LeavingSession, public std::enable_shared_from_this
     options.page_bytes = page_bytes_;
     options.bytes_per_second = LimitOfLink();
     if (record_.max_downtime_ms) options.policy.max_downtime = std::chrono::milliseconds(*record_.max_downtime_ms);
+    else options.policy.stop_anyway = record_.mode == "auto" && options.tracker == TrackerKind::kProtect;  // That sees coarsely, and not where stopping all costs least.
     options.nap = [host = host_](std::chrono::microseconds length) { host->Nap(length); };
     options.on_round = [this](const LiveCopy::Round& round) {
       copied_bytes_ += round.bytes + 1;

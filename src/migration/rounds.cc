@@ -14,6 +14,8 @@ constexpr std::uint64_t kFewBytes = 64 << 10;
 // A round has gained if it left at most this share of the best before.
 constexpr double kGain = 0.8;
 constexpr int kRoundsWithoutGain = 2;
+// Units of 64 KiB (ProtectTracker), of which so many are left by a guest that writes to a few places.
+constexpr std::uint64_t kFewUnitsBytes = 16 * (64 << 10);
 // A slowed guest is to write this share of what the link carries.
 constexpr double kWrittenOfSent = 0.5;
 
@@ -38,7 +40,8 @@ RoundDecision RoundPolicy::Next(const RoundReport& round) {
     if (slow_share_ > 0) return SlowDown{slow_share_};
     return SendAnotherRound{};
   }
-  if (fits) return StopNow{expected};
+  if (fits || (options_.stop_anyway && round.dirty_bytes <= kFewUnitsBytes)) return StopNow{expected};
+  if (options_.stop_anyway && (slow_share_ >= kSlowShareMax || rounds_ >= kRoundsMax)) return StopNow{expected};
   if (slow_share_ >= kSlowShareMax || rounds_ >= kRoundsMax) {
     return GiveUpCopying{fmt::format(
         "after {} rounds {} bytes are left, which would take {} ms at the {:.0f} MB/s measured, and {} ms are allowed although "

@@ -35,6 +35,9 @@ class RoundPolicy {
   struct Options {
     std::chrono::microseconds max_downtime = kDefaultMaxDowntime;
     std::chrono::microseconds fixed{300};  // Of the downtime, whatever is left to send.
+    // Rather than to slow the guest for what is little in the tracker's units, and rather than to give up, the guest is stopped: what is left takes less than all
+    // of its memory, which would be sent while it stands still if there were no rounds.
+    bool stop_anyway = false;
   };
   explicit RoundPolicy(Options options) : options_(options) {}
 

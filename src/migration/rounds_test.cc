@@ -54,6 +54,20 @@ TEST(RoundPolicyTest, RoundsGoOnWhileTheyShrinkFarBelowTheLimit) {
   EXPECT_EQ(end.slowest, 0) << "nobody was slowed";
 }
 
+TEST(RoundPolicyTest, WhereToStopIsBetterThanToGiveUpItStops) {
+  // Units that are written again as soon as they are sent, at what an emulated device sends.
+  const End few = CopyOver({6e6, 6e9, 512 << 10, {.stop_anyway = true}});
+  ASSERT_TRUE(std::holds_alternative<StopNow>(few.decision));
+  EXPECT_EQ(few.slowest, 0) << "not slowed for so little";
+  EXPECT_GT(std::get<StopNow>(few.decision).expected_downtime, kDefaultMaxDowntime);
+  const End many = CopyOver({6e6, 6e9, 64 << 20, {.stop_anyway = true}});
+  ASSERT_TRUE(std::holds_alternative<StopNow>(many.decision));
+  EXPECT_EQ(many.slowest, kSlowShareMax) << "slowed before";
+  for (const std::uint64_t bytes : {512 << 10, 64 << 20}) {
+    EXPECT_TRUE(std::holds_alternative<GiveUpCopying>(CopyOver({6e6, 6e9, bytes, {}}).decision)) << "where a limit holds";
+  }
+}
+
 TEST(RoundPolicyTest, AGuestThatOutrunsTheLinkIsSlowedJustEnough) {
   const End end = CopyOver({117e6, 200e6, 1 << 30, {.max_downtime = milliseconds(20)}});
   ASSERT_TRUE(std::holds_alternative<StopNow>(end.decision));

@@ -137,11 +137,10 @@ class Engine::JobPace final : public Pace {
  private:
   static constexpr microseconds kRestLeast{1000}, kRestMost{50'000}, kOwedEvery{100}, kAccountEvery{5000};
   static constexpr microseconds kCredit{5000};  // What is made good of a rest that took longer than it should.
-  static constexpr std::uint64_t kLookEveryUs = 1000;
+  static constexpr std::uint64_t kLookEveryUs = 500;
 
   bool TurnOver(std::uint64_t busy) const {
-    if (busy < static_cast<std::uint64_t>(microseconds(kTurn).count()) || engine_.waiting_count_.load(std::memory_order_relaxed) == 0) return false;
-    if (busy < looked_us_.load(std::memory_order_relaxed) + kLookEveryUs) return false;
+    if (engine_.waiting_count_.load(std::memory_order_relaxed) == 0 || busy < looked_us_.load(std::memory_order_relaxed) + kLookEveryUs) return false;
     looked_us_.store(busy, std::memory_order_relaxed);
     return engine_.OtherIsDue(job_, busy);
   }
@@ -520,7 +519,7 @@ std::shared_ptr<Engine::Job> Engine::Next() {
 
 bool Engine::OtherIsDue(const Job& job, std::uint64_t ran_us) const {
   const std::lock_guard lock(mutex_);
-  return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && turns_.StartOf(entry.first) < job.start_us + ran_us; });
+  return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && turns_.StartOf(entry.first) + kAheadUs <= job.start_us + ran_us; });
 }
 
 void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {

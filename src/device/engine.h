@@ -43,8 +43,8 @@ class Programs {
 };
 
 inline constexpr std::size_t kOutputBytes = 128 << 10;        // An Execute ends early once it has so many.
-// What work gets before it ends its piece, though its slice is not over, for a tenant that waits and has had less.
-inline constexpr std::chrono::milliseconds kTurn{3};
+// How far ahead of a tenant that waits another may get, until its work ends a piece though its slice is not over: two that always want more take turns of twice as much.
+inline constexpr std::uint64_t kAheadUs = 1500;
 inline constexpr std::size_t kLoadedPerTenantMax = 64;
 inline constexpr std::size_t kUnderWayPerTenantMax = 1024;
 inline constexpr std::size_t kParkedMax = 8;

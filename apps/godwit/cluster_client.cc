@@ -71,7 +71,7 @@ Result<std::unique_ptr<ClusterClient>> ClusterClient::Connect(const Session& ses
 
 Result<std::unique_ptr<transport::HttpClient>> ClusterClient::ClientOf(const std::string& url) const {
   transport::HttpClient::Options options;
-  if (!token_.empty()) options.headers.push_back({"Authorization", "Bearer " + token_});
+  options.token = token_;
   return transport::HttpClient::Create(url, options);
 }
 

@@ -120,6 +120,7 @@ Status RunAgent(const AgentFlags& flags) {
   transport::HttpServer::Options server_options;
   server_options.address = http.address;
   server_options.port = http.port;
+  server_options.token = token;
   auto server = transport::HttpServer::Listen(gateway_loop, std::move(server_options), [&gateway](std::shared_ptr<transport::HttpExchange> exchange) {
     gateway.Handle(exchange);
   });

@@ -53,7 +53,7 @@ ControlClient::~ControlClient() { Stop(); }
 
 Result<std::unique_ptr<transport::HttpClient>> ControlClient::Connect() const {
   transport::HttpClient::Options options;
-  if (!token_.empty()) options.headers.push_back({"Authorization", "Bearer " + token_});
+  options.token = token_;
   return transport::HttpClient::Create(url_, std::move(options));
 }
 

@@ -82,7 +82,7 @@ class HttpMigrationStore final : public MigrationStore {
 
 Result<std::unique_ptr<MigrationStore>> ConnectMigrationStore(const std::string& url, const std::string& token) {
   transport::HttpClient::Options options;
-  if (!token.empty()) options.headers.push_back({"Authorization", "Bearer " + token});
+  options.token = token;
   GODWIT_ASSIGN(auto client, transport::HttpClient::Create(url, std::move(options)));
   return std::unique_ptr<MigrationStore>(std::make_unique<HttpMigrationStore>(std::move(client)));
 }

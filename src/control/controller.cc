@@ -92,7 +92,7 @@ class ControllerProcess final : public Controller {
     api_ = std::make_unique<Api>(*metadata_, *blobs_, logs_, Api::Options{options_.lease_ttl});
     workers_ = std::make_unique<Workers>(kWorkers);
     loop_ = std::make_unique<transport::EventLoop>("control");
-    GODWIT_ASSIGN(server_, transport::HttpServer::Listen(*loop_, {.address = options_.address, .port = options_.port},
+    GODWIT_ASSIGN(server_, transport::HttpServer::Listen(*loop_, {.address = options_.address, .port = options_.port, .token = options_.token},
                                                          [this](const Exchange& exchange) { OnRequest(exchange); }));
     loop_->Run([this] { Beat(); });
     reconcile_ = ReconcileLoop::Start(*metadata_, options_.lease_ttl);

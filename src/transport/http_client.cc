@@ -17,6 +17,8 @@
 #include <boost/beast/http/read.hpp>
 #include <fmt/format.h>
 
+#include "transport/token_stream.h"
+
 namespace godwit::transport {
 
 namespace asio = boost::asio;
@@ -144,14 +146,14 @@ struct HttpClient::Impl {
   Options options;
   asio::io_context context{1};
   asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(context);
-  tcp::socket socket{context};
+  TokenStream stream{tcp::socket(context)};
   boost::beast::flat_buffer buffer{256 << 10};
   bool connected = false;
   std::atomic<bool> cancelled{false};
 
   void Disconnect() {
     error_code ignored;
-    socket.close(ignored);
+    stream.tcp().close(ignored);
     buffer.clear();
     connected = false;
   }
@@ -165,7 +167,7 @@ struct HttpClient::Impl {
     asio::steady_timer timer(context);
     const auto give_up = [&] {
       error_code ignored;
-      socket.close(ignored);
+      stream.tcp().close(ignored);
       connected = false;
     };
     if (timeout.count() > 0) {
@@ -212,21 +214,35 @@ struct HttpClient::Impl {
     tcp::resolver resolver(context);
     const auto endpoints = resolver.resolve(base.host, std::to_string(base.port), error);
     if (error) return Unavailable(fmt::format("cannot find {}: {}", base.host, error.message()));
-    socket = tcp::socket(context);
+    stream = TokenStream(tcp::socket(context));
     GODWIT_TRY(Wait(options.connect_timeout, "connecting", error,
-                    [&](auto done) { asio::async_connect(socket, endpoints, std::move(done)); }));
+                    [&](auto done) { asio::async_connect(stream.tcp(), endpoints, std::move(done)); }));
     if (error) {
       Disconnect();
       return Unavailable(fmt::format("cannot connect to {}: {}", Where(), error.message()));
     }
-    socket.set_option(tcp::no_delay(true), error);
+    stream.tcp().set_option(tcp::no_delay(true), error);
+    if (!options.token.empty()) {
+      Status shaken;
+      GODWIT_TRY(Wait(options.connect_timeout, "agreeing on TLS", error, [&](auto done) {
+        stream.Handshake(Tls::Role::kConnecting, options.token, [&shaken, done](Status status) mutable {
+          shaken = std::move(status);
+          done({});
+        });
+      }));
+      if (!shaken.ok()) {
+        Disconnect();
+        if (shaken.error().code == ErrorCode::kUnavailable) return Unavailable(fmt::format("{}: the connection was lost while agreeing on TLS: {}", Where(), shaken.error().message));
+        return PermissionDenied(fmt::format("{}: this end has a token, and the other does not hold the same one: {}", Where(), shaken.error().message));
+      }
+    }
     connected = true;
     return {};
   }
 
   Status Write(const HttpCall& call, std::string_view bytes) {
     error_code error;
-    GODWIT_TRY(Wait(call.timeout, "sending", error, [&](auto done) { asio::async_write(socket, asio::buffer(bytes), std::move(done)); }));
+    GODWIT_TRY(Wait(call.timeout, "sending", error, [&](auto done) { asio::async_write(stream, asio::buffer(bytes), std::move(done)); }));
     if (error) return Unavailable(fmt::format("{}: the connection was lost while sending: {}", Where(), error.message()));
     return {};
   }
@@ -262,7 +278,7 @@ struct HttpClient::Impl {
       }
       return {};
     };
-    GODWIT_TRY(add(options.headers));
+    if (!options.token.empty()) GODWIT_TRY(add({{"Authorization", "Bearer " + options.token}}));
     GODWIT_TRY(add(call.headers));
     if (call.body_source && !call.body_bytes) head += "Transfer-Encoding: chunked\r\n";
     else if (call.body_source) head += fmt::format("Content-Length: {}\r\n", *call.body_bytes);
@@ -299,7 +315,7 @@ struct HttpClient::Impl {
     if (call.method == "HEAD") parser.skip(true);
     error_code error;
     GODWIT_TRY(Wait(call.timeout, "waiting for the answer", error,
-                    [&](auto done) { http::async_read_header(socket, buffer, parser, std::move(done)); }));
+                    [&](auto done) { http::async_read_header(stream, buffer, parser, std::move(done)); }));
     if (error) {
       Disconnect();
       if (!sent.ok()) return sent.error();
@@ -309,14 +325,14 @@ struct HttpClient::Impl {
     HttpAnswer answer;
     answer.status = static_cast<int>(parser.get().result_int());
     for (const auto& field : parser.get()) answer.headers.push_back({std::string(field.name_string()), std::string(field.value())});
-    const bool stream = on_data && answer.status / 100 == 2;
+    const bool streamed = on_data && answer.status / 100 == 2;
     std::array<char, 64 << 10> piece;
     while (!parser.is_done()) {
       parser.get().body().data = piece.data();
       parser.get().body().size = piece.size();
       parser.get().body().more = true;
       GODWIT_TRY(Wait(call.timeout, "reading the answer", error,
-                      [&](auto done) { http::async_read_some(socket, buffer, parser, std::move(done)); }));
+                      [&](auto done) { http::async_read_some(stream, buffer, parser, std::move(done)); }));
       if (error == http::error::need_buffer) error = {};
       if (error) {
         Disconnect();
@@ -324,7 +340,7 @@ struct HttpClient::Impl {
       }
       const std::string_view got(piece.data(), piece.size() - parser.get().body().size);
       if (got.empty()) continue;
-      if (stream) {
+      if (streamed) {
         if (!(*on_data)(got)) {
           Disconnect();
           return Aborted("the reader of the HTTP answer wanted no more");

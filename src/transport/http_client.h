@@ -74,9 +74,10 @@ class HttpClient {
   struct Options {
     std::chrono::milliseconds connect_timeout{5'000};
     ByteCount answer_bytes_max = 64_MiB;  // Of an HttpAnswer's body; streams have no limit.
-    HttpHeaders headers;                  // Sent with every call, for example Authorization.
+    // The cluster's. With one, all is inside TLS that is keyed by it, to a server that holds it too (HttpServer), and every call has it as its Authorization.
+    std::string token;
   };
-  // `url`'s path is put before every call's target. Connects at the first call.
+  // `url`'s path is put before every call's target. Connects at the first call, which fails with kPermissionDenied where the server does not hold the token.
   static Result<std::unique_ptr<HttpClient>> Create(std::string_view url, Options options);
   ~HttpClient();
 

@@ -17,6 +17,7 @@
 #include <fmt/format.h>
 
 #include "transport/http_client.h"
+#include "transport/token_stream.h"
 #include "transport/web_socket.h"
 
 namespace godwit::transport {
@@ -30,6 +31,7 @@ using asio::ip::tcp;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
+constexpr char kTlsHandshake = 22;
 constexpr std::size_t kReadPiece = 64 << 10;
 constexpr std::size_t kWriteQueueMax = 1 << 20;
 constexpr std::size_t kGatherMax = 16;
@@ -57,15 +59,16 @@ struct ServerState {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<ServerState> server, tcp::socket socket)
-      : server_(std::move(server)), loop_(server_->loop), socket_(std::move(socket)) {
+      : server_(std::move(server)), loop_(server_->loop), stream_(std::move(socket)) {
     error_code ignored;
-    socket_.set_option(tcp::no_delay(true), ignored);
-    const auto remote = socket_.remote_endpoint(ignored);
+    stream_.tcp().set_option(tcp::no_delay(true), ignored);
+    const auto remote = stream_.tcp().remote_endpoint(ignored);
     peer_ = ignored ? "unknown" : fmt::format("{}:{}", remote.address().to_string(), remote.port());
+    parser_.emplace();
   }
 
   EventLoop& loop() { return loop_; }
-  void Start() { ReadHead(); }
+  void Start() { server_->options.token.empty() ? ReadHead() : AwaitFirstByte(); }
   bool idle() const { return phase_ == Phase::kHead && buffer_.size() == 0 && !parser_->got_some(); }
   // Has been answered before and asks nothing now. Since when it does.
   std::optional<Clock::time_point> between_requests() const { return idle() && serial_ != 0 ? std::optional(progress_) : std::nullopt; }
@@ -84,7 +87,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Close() {
     auto self = shared_from_this();
     error_code ignored;
-    socket_.close(ignored);
+    stream_.tcp().close(ignored);
     phase_ = Phase::kClosed;
     if (const auto web_socket = std::exchange(web_socket_, nullptr)) {
       web_socket->Cut();
@@ -210,13 +213,27 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool Active(std::uint64_t serial) const { return phase_ == Phase::kExchange && serial == serial_; }
   Error Lost(std::uint64_t serial) const { return serial == gone_serial_ ? ClientGone() : Answered(); }
 
+  // A client that begins with a TLS record (RFC 8446, 5.1: type 22) is asked for the token; no HTTP method begins so.
+  void AwaitFirstByte() {
+    stream_.tcp().async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
+      if (self->phase_ != Phase::kHead || !self->server_) return;
+      char byte = 0;
+      if (error || ::recv(self->stream_.tcp().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return self->Close();
+      if (byte != kTlsHandshake) return self->ReadHead();
+      self->stream_.Handshake(Tls::Role::kAccepting, self->server_->options.token, [self](const Status& shaken) {
+        if (self->phase_ != Phase::kHead || !self->server_) return;
+        shaken.ok() ? self->ReadHead() : self->Close();
+      });
+    });
+  }
+
   void ReadHead() {
     phase_ = Phase::kHead;
     progress_ = Clock::now();
     parser_.emplace();
     parser_->header_limit(static_cast<std::uint32_t>(kHttpHeaderBytesMax.value));
     parser_->body_limit(boost::none);
-    http::async_read_header(socket_, buffer_, *parser_,
+    http::async_read_header(stream_, buffer_, *parser_,
                             [self = shared_from_this()](error_code error, std::size_t) { self->OnHead(error); });
   }
 
@@ -235,7 +252,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     for (const auto& field : message) request.headers.push_back({std::string(field.name_string()), std::string(field.value())});
     if (const auto length = parser_->content_length()) request.content_length = *length;
     request.has_body = !parser_->is_done();
-    upgrade_ = request.web_socket = parser_->is_done() && buffer_.size() == 0 && beast::websocket::is_upgrade(message);
+    upgrade_ = request.web_socket = parser_->is_done() && buffer_.size() == 0 && !stream_.secure() && beast::websocket::is_upgrade(message);
     request.peer = peer_;
     version_ = message.version();
     is_head_ = message.method() == http::verb::head;
@@ -273,18 +290,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Watch() {
     if (watching_ || phase_ != Phase::kExchange || !parser_->is_done() || buffer_.size() > 0) return;
     watching_ = true;
-    socket_.async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
+    stream_.tcp().async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
       self->watching_ = false;
       if (self->phase_ != Phase::kExchange || self->reading_ || self->web_socket_) return;
       char byte;
-      const auto n = error ? 0 : ::recv(self->socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+      const auto n = error ? 0 : ::recv(self->stream_.tcp().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
       if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) self->Gone();
     });
   }
 
   void Upgrade(const HttpHeaders& headers) {
     ++server_->web_sockets;
-    web_socket_ = WebSocket::Accept(loop_, std::move(socket_), parser_->get(), headers, [self = shared_from_this()] {
+    web_socket_ = WebSocket::Accept(loop_, std::move(stream_.tcp()), parser_->get(), headers, [self = shared_from_this()] {
       if (self->finishing_) self->on_gone_ = nullptr;
       self->Gone(!self->finishing_);
     });
@@ -317,7 +334,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     body.data = piece_.data();
     body.size = piece_.size();
     body.more = true;
-    http::async_read_some(socket_, buffer_, *parser_,
+    http::async_read_some(stream_, buffer_, *parser_,
                           [self = shared_from_this(), serial, done = std::move(done)](error_code error, std::size_t) mutable {
                             self->OnBody(serial, error, std::move(done));
                           });
@@ -406,7 +423,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       queue_.pop_front();
     }
     for (const Item& item : *batch) buffers.push_back(asio::buffer(item.bytes));
-    asio::async_write(socket_, buffers, [self = shared_from_this(), batch](error_code error, std::size_t n) {
+    asio::async_write(stream_, buffers, [self = shared_from_this(), batch](error_code error, std::size_t n) {
       self->OnWritten(*batch, error, n);
     });
   }
@@ -432,7 +449,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     EndWaitingRead(Answered());
     if (keep_alive_ && server_ && !server_->draining) return ReadHead();
     error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_send, ignored);
+    stream_.tcp().shutdown(tcp::socket::shutdown_send, ignored);
     if (parser_ && parser_->is_done()) return Close();
     phase_ = Phase::kLinger;
     progress_ = Clock::now();
@@ -442,7 +459,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Closing with unread data would reset the connection and take the answer with it.
   void Discard() {
     piece_.resize(kReadPiece);
-    socket_.async_read_some(asio::buffer(piece_), [self = shared_from_this()](error_code error, std::size_t) {
+    stream_.tcp().async_read_some(asio::buffer(piece_), [self = shared_from_this()](error_code error, std::size_t) {
       if (self->phase_ != Phase::kLinger) return;
       if (error) return self->Close();
       self->Discard();
@@ -451,7 +468,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   std::shared_ptr<ServerState> server_;  // Until closed.
   EventLoop& loop_;
-  tcp::socket socket_;
+  TokenStream stream_;
   std::shared_ptr<WebSocket> web_socket_;  // Which has the socket then.
   std::function<void(Result<std::string>)> waiting_read_;
   std::string peer_;

@@ -75,6 +75,7 @@ class HttpServer {
   struct Options {
     std::string address = "127.0.0.1";
     std::uint16_t port = 0;  // 0: any free one.
+    std::string token;       // The cluster's: clients that hold it may talk TLS that is keyed by it (no WebSockets then), others plain HTTP.
     std::chrono::milliseconds head_timeout{60'000};     // For a request's head to come in; the first one from the start.
     // Between requests. Long: a client that reuses a connection just as it is closed here loses a request.
     std::chrono::milliseconds idle_timeout{15 * 60'000};

@@ -21,14 +21,19 @@ namespace {
 using namespace std::chrono_literals;
 using ExchangePtr = std::shared_ptr<HttpExchange>;
 
-class HttpTest : public ::testing::Test {
+constexpr const char* kToken = "a token of the cluster";
+
+// All of it, plain and inside TLS; bytes as they are always plain, which a server with a token takes too.
+class HttpTest : public ::testing::TestWithParam<bool> {
  protected:
   void Serve(HttpServer::Handler handler, HttpServer::Options options = {}) {
+    if (GetParam()) options.token = kToken;
     auto server = HttpServer::Listen(loop_, options, std::move(handler));
     ASSERT_TRUE(server.ok()) << server.error().message;
     server_ = *std::move(server);
   }
   std::unique_ptr<HttpClient> Client(HttpClient::Options options = {}) {
+    if (GetParam()) options.token = kToken;
     return HttpClient::Create("http://" + server_->address(), std::move(options)).value();
   }
   // Sends bytes as they are and returns all that comes until the server closes.
@@ -56,7 +61,7 @@ HttpServer::Handler Echo() {
   };
 }
 
-TEST_F(HttpTest, AnswersSeveralCallsOnOneConnection) {
+TEST_P(HttpTest, AnswersSeveralCallsOnOneConnection) {
   std::string peer;
   std::atomic<int> peers = 0;
   Serve([&](const ExchangePtr& exchange) {
@@ -75,14 +80,14 @@ TEST_F(HttpTest, AnswersSeveralCallsOnOneConnection) {
   EXPECT_EQ(peers, 1);
 }
 
-TEST_F(HttpTest, AnswersPipelinedRequestsInOrder) {
+TEST_P(HttpTest, AnswersPipelinedRequestsInOrder) {
   Serve([](const ExchangePtr& exchange) { exchange->Respond(200, {}, std::string(exchange->request().path())); });
   const std::string answer = Raw("GET /first HTTP/1.1\r\nHost: x\r\n\r\nGET /second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   EXPECT_LT(answer.find("/first"), answer.find("/second"));
   EXPECT_NE(answer.find("/second"), std::string::npos);
 }
 
-TEST_F(HttpTest, TakesABodyAtTheLimitAndRefusesOnePastIt) {
+TEST_P(HttpTest, TakesABodyAtTheLimitAndRefusesOnePastIt) {
   Serve(Echo());
   EXPECT_EQ(Client()->Call({.method = "POST", .body = std::string(1 << 20, 'x')})->status, 200);
   EXPECT_EQ(Client()->Call({.method = "POST", .body = std::string((1 << 20) + 1, 'x')})->status, 413);
@@ -91,7 +96,7 @@ TEST_F(HttpTest, TakesABodyAtTheLimitAndRefusesOnePastIt) {
   EXPECT_EQ(chunked->status, 413);
 }
 
-TEST_F(HttpTest, RefusesWhatIsNotHttp) {
+TEST_P(HttpTest, RefusesWhatIsNotHttp) {
   Serve(Echo());
   const struct {
     const char* what;
@@ -106,10 +111,13 @@ TEST_F(HttpTest, RefusesWhatIsNotHttp) {
       {"a bad chunk", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "400"},
       {"a head past its limit", "GET / HTTP/1.1\r\nX: " + std::string(70'000, 'x') + "\r\n\r\n", "431"},
   };
-  for (const auto& c : cases) EXPECT_EQ(Raw(c.bytes).substr(0, 12), std::string("HTTP/1.1 ") + c.status) << c.what;
+  for (const auto& c : cases) {
+    if (GetParam() && c.bytes[0] == 22) continue;  // That is TLS then.
+    EXPECT_EQ(Raw(c.bytes).substr(0, 12), std::string("HTTP/1.1 ") + c.status) << c.what;
+  }
 }
 
-TEST_F(HttpTest, StreamsAResponseInPieces) {
+TEST_P(HttpTest, StreamsAResponseInPieces) {
   Serve([](const ExchangePtr& exchange) {
     exchange->Begin(200, {{"Content-Type", "text/plain"}});
     struct Pump : std::enable_shared_from_this<Pump> {
@@ -135,20 +143,20 @@ TEST_F(HttpTest, StreamsAResponseInPieces) {
   EXPECT_EQ(received, 5'000'000u);
 }
 
-TEST_F(HttpTest, AHeadRequestGetsNoBody) {
+TEST_P(HttpTest, AHeadRequestGetsNoBody) {
   Serve([](const ExchangePtr& exchange) { exchange->Respond(200, {}, "12345"); });
   const std::string answer = Raw("HEAD / HTTP/1.1\r\nConnection: close\r\n\r\n");
   EXPECT_NE(answer.find("Content-Length: 5"), std::string::npos);
   EXPECT_TRUE(answer.ends_with("\r\n\r\n"));
 }
 
-TEST_F(HttpTest, InvitesABodyThatWaitsForIt) {
+TEST_P(HttpTest, InvitesABodyThatWaitsForIt) {
   Serve(Echo());
   const std::string answer = Raw("POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
   EXPECT_TRUE(answer.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200"));
 }
 
-TEST_F(HttpTest, TellsTheHandlerThatTheClientIsGone) {
+TEST_P(HttpTest, TellsTheHandlerThatTheClientIsGone) {
   Awaited<bool> gone;
   Awaited<ExchangePtr> kept;
   Serve([&](const ExchangePtr& exchange) {
@@ -166,12 +174,12 @@ TEST_F(HttpTest, TellsTheHandlerThatTheClientIsGone) {
   EXPECT_EQ(written.Wait()->error().code, ErrorCode::kUnavailable);
 }
 
-TEST_F(HttpTest, AnswersForAHandlerThatForgot) {
+TEST_P(HttpTest, AnswersForAHandlerThatForgot) {
   Serve([](const ExchangePtr&) {});
   EXPECT_EQ(Client()->Call({})->status, 500);
 }
 
-TEST_F(HttpTest, AnswersFromOtherThreads) {
+TEST_P(HttpTest, AnswersFromOtherThreads) {
   std::vector<std::thread> threads;
   Serve([&](const ExchangePtr& exchange) { threads.emplace_back([exchange] { exchange->Respond(202, {}, "later"); }); });
   auto client = Client();
@@ -179,7 +187,7 @@ TEST_F(HttpTest, AnswersFromOtherThreads) {
   for (auto& thread : threads) thread.join();
 }
 
-TEST_F(HttpTest, RefusesNothingUnderWayWhenDraining) {
+TEST_P(HttpTest, RefusesNothingUnderWayWhenDraining) {
   Awaited<ExchangePtr> held;
   Serve([&](const ExchangePtr& exchange) { held.Set(exchange); });
   auto client = Client();
@@ -193,7 +201,7 @@ TEST_F(HttpTest, RefusesNothingUnderWayWhenDraining) {
   call.join();
 }
 
-TEST_F(HttpTest, AConnectionMayRestBetweenRequestsForLongerThanAHeadMayTake) {
+TEST_P(HttpTest, AConnectionMayRestBetweenRequestsForLongerThanAHeadMayTake) {
   Serve(Echo(), {.head_timeout = 1ms, .idle_timeout = 1h});
   boost::asio::io_context context;
   boost::asio::ip::tcp::socket resting(context);
@@ -211,7 +219,7 @@ TEST_F(HttpTest, AConnectionMayRestBetweenRequestsForLongerThanAHeadMayTake) {
   EXPECT_EQ(ask(), "HTTP/1.1 200");
 }
 
-TEST_F(HttpTest, ARestingConnectionMakesRoomForANewOneAtTheLimit) {
+TEST_P(HttpTest, ARestingConnectionMakesRoomForANewOneAtTheLimit) {
   std::promise<ExchangePtr> held;
   Serve([&](const ExchangePtr& exchange) {
     if (exchange->request().path() == "/hold") held.set_value(exchange);
@@ -227,7 +235,7 @@ TEST_F(HttpTest, ARestingConnectionMakesRoomForANewOneAtTheLimit) {
   holds.join();
 }
 
-TEST_F(HttpTest, NamesAnAddressThatIsTaken) {
+TEST_P(HttpTest, NamesAnAddressThatIsTaken) {
   Serve(Echo());
   HttpServer::Options options;
   options.port = server_->port();
@@ -236,7 +244,7 @@ TEST_F(HttpTest, NamesAnAddressThatIsTaken) {
   EXPECT_EQ(HttpServer::Listen(loop_, options, Echo()).error().code, ErrorCode::kInvalidArgument);
 }
 
-TEST_F(HttpTest, HeadersCannotSmuggleLines) {
+TEST_P(HttpTest, HeadersCannotSmuggleLines) {
   Serve([](const ExchangePtr& exchange) { exchange->Respond(200, {{"X-Bad", "a\r\nX-Smuggled: 1"}, {"X-Good", "b"}}, ""); });
   const auto answer = Client()->Call({});
   EXPECT_EQ(answer->header("X-Smuggled"), nullptr);
@@ -246,13 +254,13 @@ TEST_F(HttpTest, HeadersCannotSmuggleLines) {
 
 // --- The client
 
-TEST_F(HttpTest, TheClientGivesUpOnAServerThatSaysNothing) {
+TEST_P(HttpTest, TheClientGivesUpOnAServerThatSaysNothing) {
   Awaited<ExchangePtr> held;
   Serve([&](const ExchangePtr& exchange) { held.Set(exchange); });
   EXPECT_EQ(Client()->Call({.timeout = 30ms}).error().code, ErrorCode::kDeadlineExceeded);
 }
 
-TEST_F(HttpTest, TheClientReadsServerSentEvents) {
+TEST_P(HttpTest, TheClientReadsServerSentEvents) {
   Serve([](const ExchangePtr& exchange) {
     exchange->Begin(200, {{"Content-Type", "text/event-stream"}});
     exchange->Write("event: put\nid: 1\ndata: {\"a\":1}\n\n");
@@ -313,6 +321,43 @@ TEST(ServerEventParserTest, FindsEventsHoweverTheStreamIsCut) {
 TEST(ProblemJsonTest, EscapesWhatItIsGiven) {
   EXPECT_EQ(ProblemJson(503, "a \"quote\"", {{"service", "x"}}),
             R"({"type":"about:blank","title":"Service Unavailable","status":503,"detail":"a \"quote\"","service":"x"})");
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, HttpTest, ::testing::Bool(), [](const auto& way) { return way.param ? "Tls" : "Plain"; });
+
+class HttpTokenTest : public ::testing::Test {
+ protected:
+  Result<HttpAnswer> Ask(const std::string& server_token, const std::string& client_token) {
+    EventLoop loop{"http-test"};
+    const auto server = HttpServer::Listen(loop, {.token = server_token}, Echo()).value();
+    return HttpClient::Create("http://" + server->address(), {.token = client_token}).value()->Call({.method = "POST", .body = "hello"});
+  }
+};
+
+TEST_F(HttpTokenTest, WhoHoldsNoTokenTalksPlainAndWhoHoldsAnotherIsRefused) {
+  EXPECT_EQ(Ask("one", "one")->body, "hello");
+  EXPECT_EQ(Ask("one", "")->body, "hello");
+  for (const auto& [server, client] : {std::pair("one", "another"), std::pair("", "one")}) {
+    const auto answer = Ask(server, client);
+    ASSERT_FALSE(answer.ok());
+    EXPECT_EQ(answer.error().code, ErrorCode::kPermissionDenied);
+    EXPECT_NE(answer.error().message.find("does not hold the same"), std::string::npos) << answer.error().message;
+  }
+}
+
+TEST_F(HttpTokenTest, TheTokenIsNotOnTheWire) {
+  boost::asio::io_context context;
+  boost::asio::ip::tcp::acceptor acceptor(context, {boost::asio::ip::make_address("127.0.0.1"), 0});
+  const std::string url = "http://127.0.0.1:" + std::to_string(acceptor.local_endpoint().port());
+  auto call = std::async(std::launch::async, [&] { return HttpClient::Create(url, {.token = kToken}).value()->Call({.target = "/v1/devices"}); });
+  auto socket = acceptor.accept();
+  std::string sent(4096, 0);
+  sent.resize(socket.read_some(boost::asio::buffer(sent)));
+  EXPECT_EQ(sent[0], 22) << "a TLS record";
+  EXPECT_EQ(sent.find(kToken), std::string::npos);
+  EXPECT_EQ(sent.find("v1"), std::string::npos);
+  boost::asio::write(socket, boost::asio::buffer(std::string("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")));  // Who says so is not asked again in plain.
+  EXPECT_EQ(call.get().error().code, ErrorCode::kPermissionDenied);
 }
 
 }  // namespace

@@ -384,7 +384,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
         sites[1].to_copy = holder->bytes - fetched_->copies().Here(copy, 0, holder->bytes);
       }
     }
-    choice = shared_->chooser.Choose(function, sites, link, bytes);
+    choice = shared_->chooser.Choose(function, sites, link, bytes, MicrosecondsSince({}));
   }
   const bool near = choice.site == 0;
   const placement::OffloadSite site = sites[choice.site];
@@ -394,7 +394,7 @@ std::shared_ptr<Pending> Offloads::Run(const Asker& asker, const model::DatasetN
     const std::lock_guard lock(shared->mutex);
     const placement::OffloadMeasurement measured{completion.read_bytes, completion.data.size(), static_cast<double>(completion.busy_us) - waited_us,
                                                  static_cast<double>(completion.queued_us), MicrosecondsSince(begin), static_cast<double>(completion.cpu_us)};
-    shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us());
+    shared->chooser.Learn(function, site.device, measured, shared->chooser.Predict(function, site, link, completion.read_bytes).total_us(), MicrosecondsSince({}));
   };
   if (near) {
     auto device = links_.To(holder->address, holder->boot);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace godwit::placement {
 namespace {
@@ -10,7 +11,8 @@ constexpr double kPriorNsPerByte = 2;   // 500 MB/s on a core of the host profil
 constexpr double kPriorSelectivity = 0.1;
 // Of what was measured last: little, since a device whose share of a processor is limited stalls now and then for much longer than
 // its work takes; more, where what is known is old.
-constexpr double kWeight = 0.02, kWeightMax = 0.25;
+constexpr double kWeight = 0.02;
+constexpr double kOldCounts = 1;  // Of measurements: what that is worth which was old.
 constexpr std::size_t kErrorsKept = 64;
 constexpr double kLinkWeight = 0.1;
 constexpr std::uint64_t kBytesOfLinkMin = 64 << 10;  // Below, what is measured is latency.
@@ -18,7 +20,11 @@ constexpr std::uint64_t kBytesToLearnMin = 4096;  // Below, what is measured is 
 
 std::string WithoutArguments(const std::string& function) { return function.substr(0, function.find('#')); }
 
-double Weight(std::uint64_t count, double age) { return std::max(std::clamp(kWeight * age, kWeight, kWeightMax), 1.0 / static_cast<double>(count + 1)); }
+// What was old is replaced by the mean of what is measured since: the last of a few measurements is not worth more than the others.
+double Weight(const OffloadKnowledge& known) {
+  const auto since = static_cast<double>(known.since);
+  return std::max({kWeight, std::min(kWeight * known.stale, 1.0) / (since + kOldCounts), 1.0 / static_cast<double>(known.pieces + 1)});
+}
 // Of at most kKnownMax that are remembered.
 template <typename Value>
 Value& Of(std::map<std::string, Value>& known, const std::string& name) {
@@ -72,13 +78,23 @@ OffloadCost OffloadChooser::Predict(const std::string& function, const OffloadSi
   return cost;
 }
 
-OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes) {
+OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes, double now_us) {
   OffloadChoice choice;
   for (const OffloadSite& site : sites) choice.costs.push_back(Predict(function, site, link, bytes));
   const auto cheaper = [](const OffloadCost& a, const OffloadCost& b) { return a.total_us() < b.total_us(); };
   choice.site = static_cast<std::size_t>(std::min_element(choice.costs.begin(), choice.costs.end(), cheaper) - choice.costs.begin());
   if (sites.size() == 1) return choice;
   Habit& habit = Of(habits_, function);
+  Decide(function, sites, link, now_us, habit, &choice);
+  if (habit.at != sites[choice.site].device) {
+    habit.at = sites[choice.site].device;
+    habit.since_us = now_us;
+  }
+  return choice;
+}
+
+void OffloadChooser::Decide(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, double now_us, Habit& habit, OffloadChoice* made) {
+  OffloadChoice& choice = *made;
   const bool leaves = habit.near && *habit.near != sites[choice.site].holds_data;
   const std::size_t there = (choice.site + 1) % sites.size();
   const double dearer_there = choice.costs[there].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
@@ -93,24 +109,23 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   } else if (saved != saved_us_.end() && saved->second >= static_cast<double>(away.to_copy) / link.bytes_per_second * 1e6) {
     choice.site = sites[0].holds_data ? 1 : 0;
     choice.copies = true;
-    return choice;
+    return;
   }
   const std::size_t other = (choice.site + 1) % sites.size();
   const double dearer = choice.costs[other].total_us() / std::max(choice.costs[choice.site].total_us(), 1.0) - 1;
   Exploration& exploration = Of(explorations_, WithoutArguments(function));
   exploration.unexplored += 1.0 / kExploreEvery;
-  if (exploration.left == 0) {
-    const auto known = known_.find({function, sites[choice.site].device});
-    const double piece_us = known == known_.end() ? 0 : known->second.piece_us;
-    const int pieces = std::clamp(static_cast<int>(kExploreForUs / std::max(piece_us, 1.0)), 1, kExploredMax);
-    if (exploration.unexplored < pieces * std::max(dearer, 1.0) - 1e-9) return choice;
+  if (exploration.pieces == 0) {
+    if (exploration.unexplored < exploration.last_pieces * std::max(dearer, 1.0) - 1e-9) return;
     exploration.unexplored = 0;
-    exploration.left = pieces;
+    exploration.since_us = now_us;
+  } else if (now_us - exploration.since_us >= kExploreForUs) {
+    exploration.last_pieces = std::exchange(exploration.pieces, 0);
+    return;
   }
-  --exploration.left;
+  ++exploration.pieces;
   choice.site = other;
   choice.explored = true;
-  return choice;
 }
 
 void OffloadChooser::LearnOfCopy(const std::string& function, OffloadSite away, const OffloadLink& link, std::uint64_t read_bytes, double total_us) {
@@ -121,8 +136,15 @@ void OffloadChooser::LearnOfCopy(const std::string& function, OffloadSite away, 
   Of(saved_us_, away.copy) += saved;
 }
 
-void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us) {
+void OffloadChooser::Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us, double now_us) {
   ++pieces_;
+  if (const auto habit = habits_.find(function); habit != habits_.end() && habit->second.at == device) {
+    // By what a piece takes there, not by what this one took: else the slow ones alone would count.
+    const auto known = known_.find({function, device});
+    if (known != known_.end() && known->second.piece_us < kSettleUs && now_us - measured.total_us < habit->second.since_us + kSettleUs) {
+      return GoesOn(known->second);
+    }
+  }
   LearnOne(function, device, measured, predicted_us);
   if (const std::string whole = WithoutArguments(function); whole != function) LearnOne(whole, device, measured, predicted_us);
   while (known_.size() > kKnownMax) {
@@ -132,15 +154,24 @@ void OffloadChooser::Learn(const std::string& function, const std::string& devic
   }
 }
 
+// There is work again.
+void OffloadChooser::GoesOn(OffloadKnowledge& known) const {
+  if (const auto age = pieces_ - known.used; age > 1) {
+    known.stale = static_cast<double>(age);
+    known.since = 0;
+  }
+  known.used = pieces_;
+}
+
 void OffloadChooser::LearnOne(const std::string& function, const std::string& device, const OffloadMeasurement& measured,
                               std::optional<double> predicted_us) {
   OffloadKnowledge& known = known_[{function, device}];
-  known.age = std::max(known.age / 2, static_cast<double>(pieces_ - known.used));
-  const double weight = Weight(known.pieces, known.age);
+  GoesOn(known);
+  ++known.since;
+  const double weight = Weight(known);
   known.piece_us = known.pieces == 0 ? measured.total_us : Blend(known.piece_us, measured.total_us, weight);
   known.queue_us = Blend(known.queue_us, measured.queue_us, weight);
   ++known.pieces;
-  known.used = pieces_;
   if (predicted_us && measured.total_us > 0) {
     known.errors.push_back(std::abs(*predicted_us - measured.total_us) / measured.total_us);
     if (known.errors.size() > kErrorsKept) known.errors.erase(known.errors.begin());

@@ -6,8 +6,8 @@
 // is a little, not before that has lasted, since a device that stands still now and then makes what is measured there jump. One
 // piece of work in kExploreEvery goes where it would not have gone, so that what is not used is not forgotten; that is the rate of
 // lambda-IO (5 of every 200 requests run on both sides). Where that is predicted to cost more than twice as much, it is done that much more seldom:
-// exploring adds 1/kExploreEvery to what all pieces cost, at most. Short pieces explore several in a row, that much more seldom: the first of them
-// still finds the other place as what ran until then has left it, a device perhaps that was busy with reads for it.
+// exploring adds 1/kExploreEvery to what all pieces cost, at most. Exploring goes on for kExploreForUs, that much more seldom, and short pieces that begin
+// within kSettleUs of a change of place do not count: they find it as what ran until then has left it, a device perhaps that was busy with reads for it.
 //
 // Data that is read away from where it lies stays there as a copy, if there is room. What a copy would have saved so far, had it been there, is added
 // up; once that is as much as copying costs, work goes where it completes the copy. So all of it costs at most twice what it would have
@@ -26,8 +26,8 @@ namespace godwit::placement {
 
 inline constexpr double kDoubtMax = 4;
 inline constexpr int kExploreEvery = 40;
-inline constexpr double kExploreForUs = 250e3;  // With pieces of less, but at most kExploredMax of them.
-inline constexpr int kExploredMax = 16;
+inline constexpr double kExploreForUs = 250e3;
+inline constexpr double kSettleUs = 100e3;  // A period of a CPU quota.
 
 // A place where the work could be done.
 struct OffloadSite {
@@ -73,7 +73,8 @@ struct OffloadKnowledge {
   double cpu_ns_per_byte = 0;  // What the processor works; ns_per_byte has its waits too.
   double queue_us = 0;
   double piece_us = 0;  // That a piece took, with all of it.
-  double age = 0;       // Of what is known, in pieces of all: half as much after each measurement.
+  double stale = 0;        // How old it was when measuring went on, in pieces of all,
+  std::uint64_t since = 0;  // and measurements since then.
   std::uint64_t pieces = 0;
   std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.
   std::uint64_t used = 0;      // When, in pieces of all.
@@ -87,10 +88,10 @@ inline constexpr std::size_t kKnownMax = 4096;
 // Guarded by its user.
 class OffloadChooser {
  public:
-  // `sites` is not empty; `bytes`: of data that is left to be read.
-  OffloadChoice Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes);
+  // `sites` is not empty; `bytes`: of data that is left to be read; `now_us`: of a clock that does not go back.
+  OffloadChoice Choose(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, std::uint64_t bytes, double now_us);
   // `predicted`: for the bytes that were read (Predict again with them), or nullopt.
-  void Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us);
+  void Learn(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us, double now_us);
   // A piece of work at the data read so many bytes and took so long; `away` is where a copy could be.
   void LearnOfCopy(const std::string& function, OffloadSite away, const OffloadLink& link, std::uint64_t read_bytes, double total_us);
   OffloadCost Predict(const std::string& function, const OffloadSite& site, const OffloadLink& link, std::uint64_t bytes) const;
@@ -99,20 +100,27 @@ class OffloadChooser {
   const std::map<std::pair<std::string, std::string>, OffloadKnowledge>& known() const { return known_; }
 
  private:
+  struct Habit {
+    std::optional<bool> near = {};  // Where it ran last, but for exploring.
+    double doubt = 0;               // In pieces of the cheaper place: what staying has cost, by the predictions.
+    std::string at = {};            // Where pieces go now, exploring too,
+    double since_us = 0;            // and since when.
+  };
   double NsPerByte(const std::string& function, const OffloadSite& site) const;
+  // Fills in the rest of a choice that has its costs. Two sites, or more.
+  void Decide(const std::string& function, const std::vector<OffloadSite>& sites, const OffloadLink& link, double now_us, Habit& habit, OffloadChoice* choice);
+  void GoesOn(OffloadKnowledge& known) const;
   void LearnOne(const std::string& function, const std::string& device, const OffloadMeasurement& measured, std::optional<double> predicted_us);
 
   std::map<std::pair<std::string, std::string>, OffloadKnowledge> known_;  // By function and device.
   std::map<std::string, double> selectivity_;
   std::map<std::string, double> saved_us_;  // By a copy that was not there. Of at most kKnownMax.
-  struct Habit {
-    std::optional<bool> near = {};  // Where it ran last, but for exploring.
-    double doubt = 0;               // In pieces of the cheaper place: what staying has cost, by the predictions.
-  };
   std::map<std::string, Habit> habits_;  // By function. Of at most kKnownMax.
   struct Exploration {
     double unexplored = 0;  // Choices since the last one, over kExploreEvery.
-    int left = 0;           // Pieces that are still to go where they would not.
+    int pieces = 0;         // That have gone where they would not; 0: it is not time.
+    double since_us = 0;    // When the first did.
+    int last_pieces = 1;    // Of the last time.
   };
   std::map<std::string, Exploration> explorations_;  // By function, without arguments. Of at most kKnownMax.
   std::uint64_t pieces_ = 0;

@@ -118,9 +118,10 @@ class Engine::JobPace final : public Pace {
 
   // Asked for again and again. Processor time of the share s that it may have is paid for by 1/s as much of the clock's.
   microseconds Owed() const override {
+    if (foreground_ == nullptr) return microseconds(0);
     const std::unique_lock lock(resting_, std::try_to_lock);
     const auto now = Clock::now();
-    if (foreground_ == nullptr || !lock.owns_lock() || now - looked_ < kOwedEvery) return microseconds(0);  // Of two that ask at once one rests.
+    if (!lock.owns_lock() || now - looked_ < kOwedEvery) return microseconds(0);  // Of two that ask at once one rests.
     looked_ = now;
     const std::uint64_t used = CpuNs(worker_clock_);
     const std::chrono::nanoseconds ran(used - std::exchange(used_ns_, used));

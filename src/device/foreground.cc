@@ -49,21 +49,19 @@ void Foreground::Note(Clock::duration took, Clock::time_point now) {
 }
 
 void Foreground::LookAtProcessor(Clock::time_point now) {
-  if (now - processor_looked_ < kLookEvery) return;
-  const ProcessorUse use = processor_();
-  const std::chrono::duration<double> passed = now - processor_looked_, others = (use.used - used_.used) - (worked_ - worked_before_);
-  others_ = passed > kWindow ? 0 : (others_ + std::max(0.0, others / passed)) / 2;  // What was used long ago says nothing of now.
-  processor_looked_ = now;
-  used_ = use;
-  worked_before_ = worked_;
-  const double left = use.limit.value_or(0) * (1 - kFree) - others_ * kMoreOfOthers;
-  processor_share_ = use.limit ? std::clamp(left / std::max(1, working_.load()), kShareLeast * std::min(1.0, *use.limit), 1.0) : 1;
-}
-
-void Foreground::Worked(std::chrono::nanoseconds used, Clock::time_point now) {
-  const std::lock_guard lock(mutex_);
-  worked_ += used;
-  LookAtProcessor(now);
+  if (looking_.test_and_set(std::memory_order_acquire)) return;
+  if (now - processor_looked_ >= kLookEvery) {
+    const ProcessorUse use = processor_();
+    const std::chrono::nanoseconds worked(worked_ns_.load());
+    const std::chrono::duration<double> passed = now - processor_looked_, others = (use.used - used_) - (worked - worked_before_);
+    others_ = passed > kWindow ? 0 : (others_ + std::max(0.0, others / passed)) / 2;  // What was used long ago says nothing of now.
+    processor_looked_ = now;
+    used_ = use.used;
+    worked_before_ = worked;
+    const double left = use.limit.value_or(0) * (1 - kFree) - others_ * kMoreOfOthers;
+    processor_share_ = use.limit ? std::clamp(left / std::max(1, working_.load()), kShareLeast * std::min(1.0, *use.limit), 1.0) : 1;
+  }
+  looking_.clear(std::memory_order_release);
 }
 
 double Foreground::share(Clock::time_point now) const {

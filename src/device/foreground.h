@@ -40,7 +40,11 @@ class Foreground {
 
   // A piece of offloaded work begins, has had so much more of the processor, and ends.
   void WorkBegins() { ++working_; }
-  void Worked(std::chrono::nanoseconds used, Clock::time_point now = Clock::now());
+  // Waits for nobody, and nobody for it: who works is of idle class.
+  void Worked(std::chrono::nanoseconds used, Clock::time_point now = Clock::now()) {
+    worked_ns_ += used.count();
+    LookAtProcessor(now);
+  }
   void WorkEnds() { --working_; }
 
   // Of its time that a piece of offloaded work may run, up to 1.
@@ -64,7 +68,7 @@ class Foreground {
   // Those of the last second.
   std::vector<double> Recent(Clock::time_point now) const;
   Clock::duration SinceLast(Clock::time_point now) const { return now - Clock::time_point(Clock::duration(last_.load(std::memory_order_relaxed))); }
-  // With mutex_.
+  // Of several that look at once, one does.
   void LookAtProcessor(Clock::time_point now);
 
   const std::chrono::microseconds bound_;
@@ -75,12 +79,12 @@ class Foreground {
   std::uint64_t count_ = 0;
   double sum_us_ = 0;
   Clock::time_point looked_{};
-  // Of the processor: when it was looked last, what the process had used then, and how much of that was work's.
-  Clock::time_point processor_looked_{};
-  ProcessorUse used_;
-  std::chrono::nanoseconds worked_{0}, worked_before_{0};
-  double others_ = 0;  // Cores that the rest of the process uses.
   std::atomic<int> working_{0};
+  std::atomic<std::int64_t> worked_ns_{0};
+  std::atomic_flag looking_;  // For these: when it was looked at the processor last, what the process had used then, and how much of that was work's.
+  Clock::time_point processor_looked_{};
+  std::chrono::nanoseconds used_{0}, worked_before_{0};
+  double others_ = 0;  // Cores that the rest of the process uses.
   std::atomic<double> share_{1};            // By the bound,
   std::atomic<double> processor_share_{1};  // and by the limit.
   std::atomic<bool> over_{false};

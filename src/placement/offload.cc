@@ -25,6 +25,7 @@ double Weight(const OffloadKnowledge& known) {
   const auto since = static_cast<double>(known.since);
   return std::max({kWeight, std::min(kWeight * known.stale, 1.0) / (since + kOldCounts), 1.0 / static_cast<double>(known.pieces + 1)});
 }
+
 // Of at most kKnownMax that are remembered.
 template <typename Value>
 Value& Of(std::map<std::string, Value>& known, const std::string& name) {

@@ -73,9 +73,9 @@ struct OffloadKnowledge {
   double cpu_ns_per_byte = 0;  // What the processor works; ns_per_byte has its waits too.
   double queue_us = 0;
   double piece_us = 0;  // That a piece took, with all of it.
-  double stale = 0;        // How old it was when measuring went on, in pieces of all,
-  std::uint64_t since = 0;  // and measurements since then.
   std::uint64_t pieces = 0;
+  double stale = 0;         // How old this was when measuring went on, in pieces of all,
+  std::uint64_t since = 0;  // and measurements since then.
   std::vector<double> errors;  // |predicted - measured| / measured of the last pieces, oldest first.
   std::uint64_t used = 0;      // When, in pieces of all.
   std::optional<double> median_error() const;

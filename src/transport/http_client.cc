@@ -233,7 +233,7 @@ struct HttpClient::Impl {
       if (!shaken.ok()) {
         Disconnect();
         if (shaken.error().code == ErrorCode::kUnavailable) return Unavailable(fmt::format("{}: the connection was lost while agreeing on TLS: {}", Where(), shaken.error().message));
-        return PermissionDenied(fmt::format("{}: this end has a token, and the other does not hold the same one: {}", Where(), shaken.error().message));
+        return PermissionDenied(fmt::format("{}: this end has a token, and the other does not hold the same one, or is too old for it: {}", Where(), shaken.error().message));
       }
     }
     connected = true;

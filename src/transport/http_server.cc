@@ -218,7 +218,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     stream_.tcp().async_wait(tcp::socket::wait_read, [self = shared_from_this()](error_code error) {
       if (self->phase_ != Phase::kHead || !self->server_) return;
       char byte = 0;
-      if (error || ::recv(self->stream_.tcp().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return self->Close();
+      const auto n = error ? 0 : ::recv(self->stream_.tcp().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+      if (n < 0 && (errno == EAGAIN || errno == EINTR)) return self->AwaitFirstByte();
+      if (n <= 0) return self->Close();
       if (byte != kTlsHandshake) return self->ReadHead();
       self->stream_.Handshake(Tls::Role::kAccepting, self->server_->options.token, [self](const Status& shaken) {
         if (self->phase_ != Phase::kHead || !self->server_) return;

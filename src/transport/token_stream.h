@@ -1,7 +1,7 @@
-// TokenStream: a TCP connection whose bytes are inside TLS by the cluster's token (tls.h) once that was agreed on, and plain until then.
+// TokenStream: a TCP connection whose bytes are inside TLS by the cluster's token once that was agreed on, and plain until then.
 //
-// An AsyncReadStream and AsyncWriteStream of Boost.Asio. Loop-bound; at most one read and one write are under way at a time, and their handlers must keep this
-// alive. For this module's own files.
+// An AsyncReadStream and AsyncWriteStream of Boost.Asio, for HTTP over a SecureSocket. Loop-bound; at most one read and one write are under way at a time, and
+// their handlers must keep this alive. For this module's own files.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
-#include "transport/tls.h"
+#include "transport/secure_socket.h"
 
 namespace godwit::transport {
 
@@ -24,23 +24,22 @@ class TokenStream {
  public:
   using executor_type = boost::asio::ip::tcp::socket::executor_type;
 
-  explicit TokenStream(boost::asio::ip::tcp::socket socket) : socket_(std::move(socket)) {}
-  executor_type get_executor() { return socket_.get_executor(); }
-  boost::asio::ip::tcp::socket& tcp() { return socket_; }
-  const boost::asio::ip::tcp::socket& tcp() const { return socket_; }
+  explicit TokenStream(boost::asio::ip::tcp::socket socket) : plain_(std::move(socket)) {}
+  executor_type get_executor() { return tcp().get_executor(); }
+  boost::asio::ip::tcp::socket& tcp() { return secure_ ? secure_->tcp() : plain_; }
 
-  // From now on inside TLS, once the handshake is done. Tls::Handshake's errors, or kUnavailable.
+  // From now on inside TLS, once the handshake is done. SecureSocket::Handshake's errors.
   void Handshake(Tls::Role role, std::string_view token, std::function<void(Status)> done);
-  bool secure() const { return tls_ != nullptr; }
+  bool secure() const { return secure_ != nullptr; }
 
   template <typename Buffers, typename Token>
   auto async_read_some(const Buffers& buffers, Token&& token) {
     return boost::asio::async_initiate<Token, void(Code, std::size_t)>(
         [this](auto handler, const Buffers& to) {
-          if (!tls_) return socket_.async_read_some(to, std::move(handler));
+          if (!secure_) return plain_.async_read_some(to, std::move(handler));
           boost::asio::mutable_buffer first;
           for (auto at = boost::asio::buffer_sequence_begin(to); at != boost::asio::buffer_sequence_end(to) && first.size() == 0; ++at) first = *at;
-          ReadInside(first, Shared(std::move(handler)));
+          Read(first, Shared(std::move(handler)));
         },
         token, buffers);
   }
@@ -49,10 +48,10 @@ class TokenStream {
   auto async_write_some(const Buffers& buffers, Token&& token) {
     return boost::asio::async_initiate<Token, void(Code, std::size_t)>(
         [this](auto handler, const Buffers& from) {
-          if (!tls_) return socket_.async_write_some(from, std::move(handler));
-          plain_.resize(std::min(boost::asio::buffer_size(from), kWriteMost));
-          boost::asio::buffer_copy(boost::asio::buffer(plain_), from);
-          WriteInside(Shared(std::move(handler)));
+          if (!secure_) return plain_.async_write_some(from, std::move(handler));
+          written_.resize(std::min(boost::asio::buffer_size(from), kWriteMost));
+          boost::asio::buffer_copy(boost::asio::buffer(written_), from);
+          Write(Shared(std::move(handler)));
         },
         token, buffers);
   }
@@ -66,15 +65,14 @@ class TokenStream {
   static Done Shared(Handler handler) {  // Handlers need not be copyable; a std::function must be.
     return [shared = std::make_shared<Handler>(std::move(handler))](Code error, std::size_t n) { std::move (*shared)(error, n); };
   }
-  void Shake(const std::function<void(Status)>& done);
-  void ReadInside(boost::asio::mutable_buffer to, Done done);
-  void ReadWire(boost::asio::mutable_buffer to, Done done);
-  // What is in plain_.
-  void WriteInside(Done done);
+  void Read(boost::asio::mutable_buffer to, Done done);
+  // What is in written_.
+  void Write(Done done);
 
-  boost::asio::ip::tcp::socket socket_;
-  std::unique_ptr<Tls> tls_;
-  Bytes plain_, sealed_;  // What is being written.
+  boost::asio::ip::tcp::socket plain_;  // Until there is secure_.
+  std::unique_ptr<SecureSocket> secure_;
+  ByteView read_;  // What secure_ gave, and nobody has taken.
+  Bytes written_;
 };
 
 }  // namespace godwit::transport

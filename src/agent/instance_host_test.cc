@@ -661,7 +661,8 @@ TEST_F(UserFunctionTest, GoesOnWhereTheFileIsShownAndFromWhatItSaved) {
       EXPECT_TRUE(output + std::string(AsText(rest)) == wanted) << "from piece " << pieces;
     }
     EXPECT_TRUE(output == wanted);
-    EXPECT_GT(saves, 8);
+    EXPECT_GT(pieces, 8);
+    EXPECT_GE(saves, 1) << "of the pieces some end inside of a long run";
   }
 }
 

@@ -88,8 +88,8 @@ OffloadChoice OffloadChooser::Choose(const std::string& function, const std::vec
   Habit& habit = Of(habits_, function);
   Decide(function, sites, link, now_us, habit, &choice);
   if (habit.at != sites[choice.site].device) {
+    habit.since_us = habit.at.empty() ? now_us - kSettleUs : now_us;  // Nothing ran before the first.
     habit.at = sites[choice.site].device;
-    habit.since_us = now_us;
   }
   return choice;
 }
@@ -143,6 +143,7 @@ void OffloadChooser::Learn(const std::string& function, const std::string& devic
     // By what a piece takes there, not by what this one took: else the slow ones alone would count.
     const auto known = known_.find({function, device});
     if (known != known_.end() && known->second.piece_us < kSettleUs && now_us - measured.total_us < habit->second.since_us + kSettleUs) {
+      ++known->second.pieces;
       return GoesOn(known->second);
     }
   }

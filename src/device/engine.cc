@@ -91,13 +91,13 @@ struct Engine::BatchRun {
 
 class Engine::JobPace final : public Pace {
  public:
-  // On the worker's thread.
+  // On the worker's thread. Brief work is not asked for its processor time: that would take as long as the work.
   JobPace(const Engine& engine, const Job& job)
       : engine_(engine), job_(job), profile_(engine.options_.profile), foreground_(job.brief ? nullptr : engine.options_.foreground.get()) {
-    if (foreground_ == nullptr) return;
+    if (job.brief) return;
     pthread_getcpuclockid(pthread_self(), &worker_clock_);
-    used_ns_ = CpuNs(worker_clock_);
-    foreground_->WorkBegins();
+    began_ns_ = used_ns_ = CpuNs(worker_clock_);
+    if (foreground_ != nullptr) foreground_->WorkBegins();
   }
   ~JobPace() {
     if (foreground_ == nullptr) return;
@@ -133,6 +133,9 @@ class Engine::JobPace final : public Pace {
     return owed < kRestLeast ? microseconds(0) : std::min(owed, kRestMost);
   }
 
+  // What the worker has worked so far.
+  std::uint64_t cpu_us() const { return job_.brief ? MicrosecondsSince(job_.begun) : (CpuNs(worker_clock_) - began_ns_) / 1000; }
+
   bool past_slice = false;  // It goes on all the same.
 
  private:
@@ -153,6 +156,7 @@ class Engine::JobPace final : public Pace {
   Foreground* const foreground_;
   const std::thread::id worker_ = std::this_thread::get_id();
   clockid_t worker_clock_{};
+  std::uint64_t began_ns_ = 0;
   mutable std::mutex resting_;  // For what is below.
   mutable std::uint64_t used_ns_ = 0;                   // The worker's processor time when it was looked last,
   mutable std::chrono::nanoseconds unaccounted_{0};     // and what of it foreground_ does not know yet.
@@ -567,7 +571,7 @@ void Engine::Park(std::unique_ptr<Parked> parked) {
   parked_.pop_front();
 }
 
-Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state) {
+Status Engine::RunPiece(const Job& job, JobPace& pace, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state) {
   const Request& request = job.request;
   std::unique_ptr<Work> work;
   if (!request.state.empty()) {
@@ -583,7 +587,6 @@ Status Engine::RunPiece(const Job& job, std::shared_ptr<const Source> source, Co
     GODWIT_ASSIGN(work, job.function->Begin(request.data, request.state, part));
   }
   const std::uint64_t read_before = work->read_bytes();
-  JobPace pace(*this, job);
   GODWIT_ASSIGN(bool finished, work->Run(*source, pace, &completion->data));
   *state = finished ? Result<Bytes>(Bytes()) : work->Save();
   // More state than travels: it goes on here past its slice.
@@ -630,9 +633,9 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     Result<Bytes> state = Bytes();
     Status worked;
     const auto work = [&] {
-      const std::uint64_t before = job.brief ? 0 : CpuNs(CLOCK_THREAD_CPUTIME_ID);
-      worked = RunPiece(job, std::move(source), &completion, &state);
-      if (!job.brief) completion.cpu_us = (CpuNs(CLOCK_THREAD_CPUTIME_ID) - before) / 1000;
+      JobPace pace(*this, job);  // Of what begins the work, too: a guest that is made may take longer than it runs.
+      worked = RunPiece(job, pace, std::move(source), &completion, &state);
+      completion.cpu_us = pace.cpu_us();
     };
     core != nullptr ? core->Run(work) : work();
     GODWIT_TRY(worked);
@@ -664,7 +667,6 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     completion.more = false;
   }
   completion.busy_us = MicrosecondsSince(job.begun);
-  if (job.brief) completion.cpu_us = completion.busy_us;  // To ask for it would take as long as the work.
   completion.energy_uj = EnergyUj(options_.profile, completion.busy_us);
   const std::lock_guard lock(mutex_);
   busy_us_ += completion.busy_us;

@@ -102,7 +102,7 @@ class Engine final : public Device {
   void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
   Completion Execute(Job& job, YieldingThread* core);
   // One piece of work: its output, how far it came, and in `state` what to go on from.
-  Status RunPiece(const Job& job, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
+  Status RunPiece(const Job& job, JobPace& pace, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
   // What the same work was when it gave the state that the request is to go on from; null: it is not here (any more).
   std::unique_ptr<Parked> TakeParked(const Request& request);
   void Park(std::unique_ptr<Parked> parked);

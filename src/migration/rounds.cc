@@ -40,9 +40,9 @@ RoundDecision RoundPolicy::Next(const RoundReport& round) {
     if (slow_share_ > 0) return SlowDown{slow_share_};
     return SendAnotherRound{};
   }
-  if (fits || (options_.stop_anyway && round.dirty_bytes <= kFewUnitsBytes)) return StopNow{expected};
-  if (options_.stop_anyway && (slow_share_ >= kSlowShareMax || rounds_ >= kRoundsMax)) return StopNow{expected};
-  if (slow_share_ >= kSlowShareMax || rounds_ >= kRoundsMax) {
+  const bool at_its_end = slow_share_ >= kSlowShareMax || rounds_ >= kRoundsMax;
+  if (fits || (options_.stop_anyway && (at_its_end || round.dirty_bytes <= kFewUnitsBytes))) return StopNow{expected};
+  if (at_its_end) {
     return GiveUpCopying{fmt::format(
         "after {} rounds {} bytes are left, which would take {} ms at the {:.0f} MB/s measured, and {} ms are allowed although "
         "the guest slept {:.0f} % of its time; allow a longer --max-downtime or use --mode stop",

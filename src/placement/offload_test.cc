@@ -136,7 +136,7 @@ TEST(OffloadChooserTest, ShortPiecesExploreForAWhileAndCountWhenThePlaceHasSettl
     auto measured = Measure(world, choice.site, random);
     if (choice.site == 0 && now_us < busy_until_us) measured.total_us = (measured.busy_us *= 3) + world.link.latency_us;
     now_us += measured.total_us;
-    if (choice.site == 1) busy_until_us = now_us + kSettleUs;
+    if (choice.site == 1) busy_until_us = now_us + 100e3;
     chooser.Learn("scan", kSites[choice.site].device, measured, std::nullopt);
     home += choice.site == 1 && !choice.explored && i > 4000;  // Where it is until the device was tried a few times.
     run_us = choice.explored ? run_us + measured.total_us : 0;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "base/fresh_file.h"
 #include "service_upload.h"
 
 namespace godwit::cli {
@@ -17,9 +18,9 @@ Result<int> Apply(const std::string& file, const Session& session) {
   const std::string& source = manifest.source.empty() ? manifest.package : manifest.source;
   if (source.empty()) return InvalidArgument(file + ": [service] needs source or package to be applied");
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const auto folder, ScratchFolder::Create());
+  GODWIT_ASSIGN(const TemporaryFolder folder, TemporaryFolder::Create());
   const fs::path path = file == "-" ? fs::path(source) : fs::path(file).parent_path() / source;
-  GODWIT_ASSIGN(const auto package, PackageOf(path.string(), folder->path(), session));
+  GODWIT_ASSIGN(const auto package, PackageOf(path.string(), folder.path(), session));
   GODWIT_ASSIGN(const model::ServiceKind kind, GuessKind(*package));
   if (kind != manifest.kind) {
     return InvalidArgument(file + ": kind = \"" + std::string(ToString(manifest.kind)) + "\", but " + path.string() + " is a " +

@@ -96,7 +96,7 @@ void PrintTable(const std::vector<Kernel>& kernels, const std::vector<std::strin
 Result<int> BenchEngine(const BenchOptions& options) {
   if (options.rounds < 1 || options.rounds > kRoundsMax) return InvalidArgument("--rounds must be between 1 and 1000");
   GODWIT_ASSIGN(const auto sources, KernelSources(std::filesystem::path(options.source) / "kernels", options.only));
-  const Scratch scratch;
+  const TemporaryFolder scratch = TemporaryFolder::Create().value();
   if (scratch.path().empty()) return ErrnoError("cannot make a temporary folder");
   const std::vector<Peer> peers = options.peers ? FindPeers() : std::vector<Peer>();
   std::vector<std::string> others = {kWithout, kNative};

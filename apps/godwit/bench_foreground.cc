@@ -189,7 +189,7 @@ class ForegroundBench {
   }
 
   const BenchOptions& options_;
-  const Scratch scratch_;
+  const TemporaryFolder scratch_ = TemporaryFolder::Create().value();
   std::unique_ptr<BenchCluster> cluster_;
   std::string url_;
   std::vector<Case> cases_;

@@ -105,7 +105,7 @@ class FunctionBench {
   }
 
   const BenchOptions& options_;
-  const Scratch scratch_;
+  const TemporaryFolder scratch_ = TemporaryFolder::Create().value();
   std::string native_, table_;
   std::unique_ptr<BenchCluster> cluster_;
   std::unique_ptr<transport::HttpClient> here_;

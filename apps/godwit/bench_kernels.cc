@@ -28,16 +28,6 @@ Words operator+(Words words, const Words& more) {
 
 }  // namespace
 
-Scratch::Scratch() {
-  std::string name = (fs::temp_directory_path() / "godwit-bench-XXXXXX").string();
-  if (mkdtemp(name.data()) != nullptr) path_ = name;
-}
-
-Scratch::~Scratch() {
-  std::error_code ignored;
-  if (!path_.empty()) fs::remove_all(path_, ignored);
-}
-
 Result<std::vector<fs::path>> KernelSources(const fs::path& folder, const std::vector<std::string>& only) {
   std::vector<fs::path> sources;
   std::error_code error;

@@ -6,23 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "base/fresh_file.h"
 #include "base/result.h"
 #include "bench_samples.h"
 
 namespace godwit::cli {
-
-// A folder that is removed with the object.
-class Scratch {
- public:
-  Scratch();
-  ~Scratch();
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const std::filesystem::path& path() const { return path_; }  // Empty if none could be made.
-
- private:
-  std::filesystem::path path_;
-};
 
 // Names of variants, also in reports.
 inline constexpr const char* kOurs = "safepoints";

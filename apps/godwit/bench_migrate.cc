@@ -368,7 +368,7 @@ class MigrateBench {
   }
 
   const BenchOptions& options_;
-  const Scratch scratch_;
+  const TemporaryFolder scratch_ = TemporaryFolder::Create().value();
   bool at_there_ = false;
   std::vector<Case> cases_;
 };

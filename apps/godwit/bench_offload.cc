@@ -315,7 +315,7 @@ class OffloadBench {
   }
 
   const BenchOptions& options_;
-  const Scratch scratch_;
+  const TemporaryFolder scratch_ = TemporaryFolder::Create().value();
   std::unique_ptr<BenchCluster> cluster_;
   Client here_, there_;
   std::shared_ptr<Fetched> fetched_ = std::make_shared<Fetched>();

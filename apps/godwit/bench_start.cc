@@ -179,7 +179,7 @@ Result<std::vector<Case>> Instances(const BenchOptions& options, const std::file
 
 Result<int> BenchStart(const BenchOptions& options) {
   if (options.rounds < 1 || options.rounds > kRoundsMax) return InvalidArgument("--rounds must be between 1 and 1000");
-  const Scratch scratch;
+  const TemporaryFolder scratch = TemporaryFolder::Create().value();
   if (scratch.path().empty()) return ErrnoError("cannot make a temporary folder");
   bool v8 = false;
   for (const Peer& peer : FindPeers()) v8 |= options.peers && peer.name == "v8";

@@ -238,7 +238,7 @@ Result<int> BenchStops(const BenchOptions& options) {
   if (options.stops < 1 || options.stops > kStopsMax) return InvalidArgument("--stops must be between 1 and 1000000");
   const std::filesystem::path folder = options.source;
   GODWIT_ASSIGN(const auto sources, KernelSources(folder / "kernels", options.only));
-  const Scratch scratch;
+  const TemporaryFolder scratch = TemporaryFolder::Create().value();
   if (scratch.path().empty()) return ErrnoError("cannot make a temporary folder");
   const std::size_t each = (static_cast<std::size_t>(options.stops) + sources.size() - 1) / sources.size();
   json results = json::array();

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cluster_client.h"
+#include "base/fresh_file.h"
 #include "commands.h"
 #include "model/ids.h"
 #include "pairs_file.h"
@@ -184,14 +185,11 @@ Result<int> PutData(const DataOptions& options, const Session& session) {
 }
 
 Result<int> ImportData(DataOptions options, const Session& session) {
-  std::string folder = (std::filesystem::temp_directory_path() / "godwit-import-XXXXXX").string();
-  if (!mkdtemp(folder.data())) return ErrnoError(folder);
-  const std::string table = folder + "/pairs";
+  GODWIT_ASSIGN(const TemporaryFolder folder, TemporaryFolder::Create());
+  const std::string table = folder.path() / "pairs";
   const Result<std::uint64_t> pairs = WritePairs({options.file, options.key, options.value}, table);
   options.file = table;
   Result<int> put = pairs.ok() ? PutData(options, session) : Result<int>(pairs.error());
-  std::error_code ignored;
-  std::filesystem::remove_all(folder, ignored);
   if (put.ok() && *put == kExitDone && !session.quiet) std::printf("%llu pairs\n", static_cast<unsigned long long>(*pairs));
   return put;
 }

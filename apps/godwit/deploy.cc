@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "commands.h"
+#include "base/fresh_file.h"
 #include "service_upload.h"
 
 namespace godwit::cli {
@@ -27,8 +28,8 @@ Status AddData(model::Manifest& manifest, const std::string& grant) {
 
 Result<int> Deploy(const DeployOptions& options, const Session& session) {
   GODWIT_ASSIGN(const auto cluster, ClusterClient::Connect(session));
-  GODWIT_ASSIGN(const auto folder, ScratchFolder::Create());
-  GODWIT_ASSIGN(const auto package, PackageOf(options.path, folder->path(), session));
+  GODWIT_ASSIGN(const TemporaryFolder folder, TemporaryFolder::Create());
+  GODWIT_ASSIGN(const auto package, PackageOf(options.path, folder.path(), session));
   model::Manifest manifest;
   manifest.name = model::ServiceName(options.name);
   GODWIT_ASSIGN(manifest.kind, GuessKind(*package));

@@ -40,18 +40,6 @@ Status UploadBlob(ClusterClient& cluster, const package::Blob& blob) {
 
 }  // namespace
 
-Result<std::unique_ptr<ScratchFolder>> ScratchFolder::Create() {
-  std::error_code error;
-  std::string path = (fs::temp_directory_path(error) / "godwit-XXXXXX").string();
-  if (!mkdtemp(path.data())) return ErrnoError(path);
-  return std::unique_ptr<ScratchFolder>(new ScratchFolder(path));
-}
-
-ScratchFolder::~ScratchFolder() {
-  std::error_code ignored;
-  fs::remove_all(path_, ignored);
-}
-
 Result<std::shared_ptr<const Package>> PackageOf(const std::string& path, const std::string& folder, const Session& session) {
   std::error_code error;
   if (!fs::exists(path, error)) return NotFound(path + ": no such file or package");

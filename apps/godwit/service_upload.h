@@ -24,16 +24,4 @@ Status UploadService(ClusterClient& cluster, const package::Package& package, co
 // Waits until the service is ready, if the session says so, and prints what came of it: the exit code.
 Result<int> ReportService(ClusterClient& cluster, const Session& session, const std::string& name);
 
-// A folder that is removed with everything in it.
-class ScratchFolder {
- public:
-  static Result<std::unique_ptr<ScratchFolder>> Create();
-  ~ScratchFolder();
-  const std::string& path() const { return path_; }
-
- private:
-  explicit ScratchFolder(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
-
 }  // namespace godwit::cli

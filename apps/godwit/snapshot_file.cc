@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "base/fresh_file.h"
 #include "package/files.h"
 #include "snapshot/layout.h"
 
@@ -32,15 +33,7 @@ class FileWriter {
 
  private:
   static constexpr std::size_t kBuffer = 256 << 10;
-  Status Direct(ByteView bytes) {
-    while (!bytes.empty()) {
-      const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) return ErrnoError("cannot write the snapshot");
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-    }
-    return {};
-  }
+  Status Direct(ByteView bytes) { return WriteAll(fd_, bytes, "the snapshot"); }
   int fd_;
   Bytes buffer_;
 };
@@ -48,15 +41,13 @@ class FileWriter {
 }  // namespace
 
 Status WriteSnapshotFile(const std::filesystem::path& path, const snapshot::Snapshot& snapshot) {
-  std::string made = path.string() + ".XXXXXX";
-  const int fd = mkostemp(made.data(), O_CLOEXEC);
-  if (fd < 0) return ErrnoError("cannot make a file beside " + path.string());
-  FileWriter writer(fd);
+  GODWIT_ASSIGN(FreshFile made, MakeFileBeside(path));
+  FileWriter writer(made.file.get());
   Status status = snapshot::Encode(snapshot, [&](ByteView bytes) { return writer.Write(bytes); });
   if (status.ok()) status = writer.Flush();
-  if (close(fd) != 0 && status.ok()) status = ErrnoError("cannot write the snapshot");
-  if (status.ok() && rename(made.c_str(), path.c_str()) != 0) status = ErrnoError("cannot replace " + path.string());
-  if (!status.ok()) unlink(made.c_str());
+  if (close(made.file.Release()) != 0 && status.ok()) status = ErrnoError("writing the snapshot");
+  if (status.ok() && rename(made.path.c_str(), path.c_str()) != 0) status = ErrnoError("cannot replace " + path.string());
+  if (!status.ok()) unlink(made.path.c_str());
   return status;
 }
 

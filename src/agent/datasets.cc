@@ -18,6 +18,7 @@
 #include <spdlog/spdlog.h>
 
 #include "base/descriptor.h"
+#include "base/fresh_file.h"
 
 namespace godwit::agent {
 
@@ -31,16 +32,6 @@ constexpr std::size_t kWriteBytes = 4 << 20;  // At once: the page cache holds t
 
 std::uint64_t SumOf(ByteView bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 std::uint64_t BlocksOf(std::uint64_t bytes) { return (bytes + kBlock - 1) / kBlock; }
-
-Status WriteAll(int fd, ByteView bytes, const std::string& what) {
-  while (!bytes.empty()) {
-    const ssize_t put = write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return ErrnoError("writing " + what);
-    bytes = bytes.subspan(static_cast<std::size_t>(put));
-  }
-  return {};
-}
 
 // A file of `folder`, whole and on the disk.
 Status WriteFile(const fs::path& path, ByteView bytes) {
@@ -337,9 +328,8 @@ Result<std::shared_ptr<const Dataset>> Datasets::Open(const model::DatasetName& 
 
 Result<std::unique_ptr<DatasetWriter>> Datasets::Write(const model::DatasetName& name, const std::string& owner) {
   GODWIT_TRY(model::CheckDatasetName(name.value));
-  std::string folder = (folder_ / "new" / (name.value + ".XXXXXX")).string();
-  if (mkdtemp(folder.data()) == nullptr) return ErrnoError(folder);
-  const std::string path = folder + "/bytes";
+  GODWIT_ASSIGN(const fs::path folder, MakeFolderBeside(folder_ / "new" / name.value));
+  const std::string path = folder / "bytes";
   Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (file.get() < 0) return ErrnoError(path);
   return std::unique_ptr<DatasetWriter>(std::make_unique<FileDatasetWriter>(*this, name, owner, folder, std::move(file)));

@@ -1,4 +1,5 @@
 #include "agent/datasets.h"
+#include "base/fresh_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -17,13 +18,10 @@ using ::testing::HasSubstr;
 class DatasetsTest : public ::testing::TestWithParam<bool> {
  protected:
   DatasetsTest() {
-    std::string pattern = (fs::temp_directory_path() / "datasets_test.XXXXXX").string();
-    folder_ = ::mkdtemp(pattern.data());
     Restart();
     std::mt19937_64 random(7);
     for (std::size_t i = 0; i < 100'001; ++i) bytes_.push_back(static_cast<std::uint8_t>(random()));
   }
-  ~DatasetsTest() override { fs::remove_all(folder_); }
   void Restart() { datasets_ = Datasets::Create(folder_, GetParam()).value(); }
   void Put(const std::string& name, ByteView bytes) {
     auto writer = datasets_->Write(model::DatasetName(name)).value();
@@ -57,7 +55,8 @@ class DatasetsTest : public ::testing::TestWithParam<bool> {
     return {part.begin(), part.begin() + static_cast<std::ptrdiff_t>(std::min(bytes, part.size()))};
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
   std::unique_ptr<Datasets> datasets_;
   Bytes bytes_;
 };

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "base/fresh_file.h"
 #include "package/files.h"
 
 namespace godwit::agent {
@@ -61,18 +62,14 @@ Result<package::Blob> PackageCache::Get(const std::string& digest, std::uint64_t
   const fs::path path = folder_ / digest.substr(7);
   std::error_code error;
   if (!fs::exists(path, error)) {
-    std::string fresh = path.string() + ".XXXXXX";
-    const int fd = mkstemp(fresh.data());
-    if (fd < 0) return ErrnoError(fresh);
-    std::FILE* file = fdopen(fd, "wb");
+    GODWIT_ASSIGN(FreshFile made, MakeFileBeside(path));
+    const fs::path& fresh = made.path;
     std::uint64_t total = 0;
     Status status = fetch_(digest, [&](ByteView bytes) -> Status {
       total += bytes.size();
       if (total > size_max) return Corrupt("blob " + digest + " is larger than it may be");
-      if (std::fwrite(bytes.data(), 1, bytes.size(), file) != bytes.size()) return ErrnoError(fresh);
-      return {};
+      return WriteAll(made.file.get(), bytes, fresh.string());
     });
-    if (std::fclose(file) != 0 && status.ok()) status = ErrnoError(fresh);
     if (status.ok()) {
       const auto written = package::MapFile(fresh, size_max);
       if (!written.ok()) status = written.error();

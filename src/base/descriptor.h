@@ -19,6 +19,7 @@ class Descriptor {
     if (fd_ >= 0) close(fd_);
   }
   int get() const { return fd_; }  // Negative: none.
+  int Release() { return std::exchange(fd_, -1); }  // For the caller to close.
 
  private:
   int fd_;

@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+#include "base/fresh_file.h"
 #include "compiler/compile.h"
 
 namespace godwit::compiler {
@@ -16,12 +17,6 @@ using package::Isa;
 
 class PartitionCacheTest : public testing::Test {
  protected:
-  PartitionCacheTest() {
-    std::string made = (fs::temp_directory_path() / "godwit-test-XXXXXX").string();
-    EXPECT_NE(mkdtemp(made.data()), nullptr);
-    folder_ = made;
-  }
-  ~PartitionCacheTest() override { fs::remove_all(folder_); }
   std::size_t Entries() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator())); }
   void Age(const std::string& key, int seconds) const {
     for (const auto& entry : fs::directory_iterator(folder_)) {
@@ -30,7 +25,8 @@ class PartitionCacheTest : public testing::Test {
     }
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
   const std::vector<FunctionSafepoints> safepoints_{{7, {{SafepointKind::kCall, 24, {0, 8}}, {SafepointKind::kLoop, 4, {}}}}, {9, {}}};
   const Bytes object_{1, 2, 3, 4};
 };

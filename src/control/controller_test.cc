@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/fresh_file.h"
 #include "control/api.h"
 #include "package/package.h"
 #include "transport/http_client.h"
@@ -25,15 +26,11 @@ namespace fs = std::filesystem;
 class ControllerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string path = (fs::temp_directory_path() / "godwit-control-XXXXXX").string();
-    ASSERT_NE(mkdtemp(path.data()), nullptr);
-    folder_ = path;
     Start();
   }
   void TearDown() override {
     client_.reset();
     controller_.reset();
-    fs::remove_all(folder_);
   }
 
   void Start() {
@@ -72,7 +69,7 @@ class ControllerTest : public ::testing::Test {
       const HttpAnswer answer = Call("GET", target);
       last = json::parse(answer.body, nullptr, false);
       if (answer.status == 200 && holds(last)) return last;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      std::this_thread::yield();
     }
     ADD_FAILURE() << target << " never came to be as expected: " << last.dump();
     return last;
@@ -110,7 +107,8 @@ class ControllerTest : public ::testing::Test {
   }
 
   int ttl_s_ = 60;
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
   std::unique_ptr<Controller> controller_;
   std::unique_ptr<HttpClient> client_;
 };

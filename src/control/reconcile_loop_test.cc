@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/fresh_file.h"
 #include "control/api.h"
 #include "control/view.h"
 
@@ -17,16 +18,9 @@ using namespace std::chrono_literals;
 class ReconcileLoopTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string path = (std::filesystem::temp_directory_path() / "godwit-reconcile-XXXXXX").string();
-    ASSERT_NE(mkdtemp(path.data()), nullptr);
-    folder_ = path;
-    auto metadata = store::OpenMetadata("sqlite:", folder_);
+    auto metadata = store::OpenMetadata("sqlite:", folder_.path());
     ASSERT_TRUE(metadata.ok()) << metadata.error().message;
     metadata_ = std::move(*metadata);
-  }
-  void TearDown() override {
-    metadata_.reset();
-    std::filesystem::remove_all(folder_);
   }
   void Write(const std::string& kind, const std::string& name, const std::string& json) {
     ASSERT_TRUE(metadata_->Commit({{}, {store::Put{KeyOf(kind, name), json, {}}}, {}}).ok());
@@ -34,13 +28,13 @@ class ReconcileLoopTest : public ::testing::Test {
   ClusterView View() { return LoadView(*metadata_).value().view; }
   // Waits until the view satisfies `holds`.
   bool Until(const std::function<bool(const ClusterView&)>& holds) {
-    for (const auto end = std::chrono::steady_clock::now() + 2min; std::chrono::steady_clock::now() < end; std::this_thread::sleep_for(10ms)) {
+    for (const auto end = std::chrono::steady_clock::now() + 2min; std::chrono::steady_clock::now() < end; std::this_thread::yield()) {
       if (holds(View())) return true;
     }
     return false;
   }
 
-  std::filesystem::path folder_;
+  const TemporaryFolder folder_ = TemporaryFolder::Create().value();
   std::unique_ptr<store::Metadata> metadata_;
 };
 

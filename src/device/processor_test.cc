@@ -1,7 +1,7 @@
+#include "base/fresh_file.h"
 #include "device/processor.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <fstream>
 #include <string>
@@ -13,18 +13,14 @@ namespace fs = std::filesystem;
 
 class ProcessorTest : public ::testing::Test {
  protected:
-  ProcessorTest() {
-    std::string name = (fs::temp_directory_path() / "processor_test.XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~ProcessorTest() override { fs::remove_all(folder_); }
   void Put(const fs::path& path, const std::string& text) {
     fs::create_directories((folder_ / path).parent_path());
     std::ofstream(folder_ / path) << text << '\n';
   }
   std::optional<double> Limit() { return UseOfProcessor(folder_ / "groups", folder_ / "cgroup").limit; }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(ProcessorTest, OfTheGroupsOfVersion2TheLeastLimitHolds) {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 
+#include "base/fresh_file.h"
 #include "package/files.h"
 
 namespace godwit::package {
@@ -18,15 +19,11 @@ namespace fs = std::filesystem;
 class KnownFilesTest : public testing::Test {
  protected:
   KnownFilesTest() {
-    std::string made = (fs::temp_directory_path() / "godwit-test-XXXXXX").string();
-    EXPECT_NE(mkdtemp(made.data()), nullptr);
-    folder_ = made;
     EXPECT_TRUE(WriteFile(folder_ / "file", AsBytes("content")).ok());
     fd_ = open((folder_ / "file").c_str(), O_RDWR | O_CLOEXEC);
   }
   ~KnownFilesTest() override {
     close(fd_);
-    fs::remove_all(folder_);
   }
   // Looks until the file's last change is long enough ago.
   KnownFiles::Sight SettledSight() const {
@@ -37,7 +34,8 @@ class KnownFilesTest : public testing::Test {
     return sight;
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
   int fd_ = -1;
 };
 

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "base/fresh_file.h"
 #include "package/module_check.h"
 #include "package/native_abi.h"
 #include "package/oci.h"
@@ -22,13 +23,6 @@ using testing::HasSubstr;
 
 class PackageTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "godwit-package-test.XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   fs::path path(const std::string& name = "p.gwp") const { return folder_ / name; }
   std::string MustWrite(const fs::path& to, const Contents& contents = SampleContents()) {
     const Result<std::string> digest = WritePackage(to, contents);
@@ -59,7 +53,8 @@ class PackageTest : public testing::Test {
     f.write(&c, 1);
   }
 
-  fs::path folder_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(PackageTest, WhatWasWrittenIsRead) {

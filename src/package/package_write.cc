@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "package/files.h"
+#include "base/fresh_file.h"
 #include "package/module_check.h"
 #include "package/oci.h"
 #include "package/package.h"
@@ -87,8 +88,7 @@ Result<std::string> WritePackage(const fs::path& path, const Contents& contents)
       return FailedPrecondition(target.string() + " is a folder with other things in it; choose another name");
     }
   }
-  std::string made = target.string() + ".XXXXXX";
-  if (!mkdtemp(made.data())) return ErrnoError("cannot make a folder beside " + target.string());
+  GODWIT_ASSIGN(const fs::path made, MakeFolderBeside(target));
   auto finish = [&]() -> Result<std::string> {
     GODWIT_ASSIGN(std::string digest, WriteLayout(made, contents));
     fs::permissions(made, fs::perms(0755), ignored);

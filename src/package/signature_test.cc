@@ -8,6 +8,7 @@
 
 #include <fstream>
 
+#include "base/fresh_file.h"
 #include "package/oci.h"
 #include "package/package_fixture.h"
 
@@ -20,14 +21,11 @@ using testing::HasSubstr;
 class SignatureTest : public testing::Test {
  protected:
   SignatureTest() {
-    std::string name = (fs::temp_directory_path() / "godwit-signature-test.XXXXXX").string();
-    folder = mkdtemp(name.data());
     package = folder / "p.gwp";
     MakeKey("a");
     MakeKey("b");
     EXPECT_TRUE(WritePackage(package, SampleContents()).ok());
   }
-  ~SignatureTest() override { fs::remove_all(folder); }
 
   // NAME.pem and NAME.pub.pem
   void MakeKey(const std::string& name, int type = EVP_PKEY_ED25519) {
@@ -71,7 +69,9 @@ class SignatureTest : public testing::Test {
     const auto opened = Package::Open(package);
     return *ParseIndex((*opened)->blobs().front().bytes, "index");
   }
-  fs::path folder, package;
+  const TemporaryFolder temporary = TemporaryFolder::Create().value();
+  const fs::path folder = temporary.path();
+  fs::path package;
 };
 
 TEST_F(SignatureTest, WhatWasSignedIsTrustedByItsKeyOnly) {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <sstream>
 
+#include "base/fresh_file.h"
 #include "runtime/wasi_calls.h"
 
 namespace godwit::runtime::wasi {
@@ -88,12 +89,9 @@ class WasiTest : public testing::Test {
                                          right::kFdFilestatSetTimes | right::kFdAdvise | right::kFdDatasync;
 
   WasiTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "wasi_test.XXXXXX").string();
-    root_ = ::mkdtemp(pattern.data());
     std::filesystem::create_directories(data());
     Start();
   }
-  ~WasiTest() override { std::filesystem::remove_all(root_); }
 
   std::filesystem::path data() const { return root_ / "data"; }
   void WriteHost(const std::filesystem::path& name, std::string_view text) { std::ofstream(name) << text; }
@@ -200,7 +198,8 @@ class WasiTest : public testing::Test {
     Move(std::move(options));
   }
 
-  std::filesystem::path root_;
+  const TemporaryFolder temporary_ = TemporaryFolder::Create().value();
+  const std::filesystem::path root_ = temporary_.path();
   std::shared_ptr<FakeClock> clock_ = std::make_shared<FakeClock>();
   std::shared_ptr<MemoryStream> input_ = std::make_shared<MemoryStream>("", false);
   std::shared_ptr<MemoryStream> output_ = std::make_shared<MemoryStream>();

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/fresh_file.h"
 #include "store/metadata.h"
 
 namespace godwit::store {
@@ -22,20 +23,6 @@ namespace {
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 namespace fs = std::filesystem;
-
-class Folder {
- public:
-  Folder() {
-    std::string path = (fs::temp_directory_path() / "godwit-metadata-XXXXXX").string();
-    if (!mkdtemp(path.data())) std::abort();
-    path_ = path;
-  }
-  ~Folder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
 
 std::string FreePort() {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -80,7 +67,7 @@ class Etcd {
     while (steady_clock::now() < deadline) {
       auto store = OpenEtcdMetadata(url_);
       if (store.ok()) return std::move(*store);
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      std::this_thread::yield();
     }
     return nullptr;
   }
@@ -134,7 +121,7 @@ class MetadataTest : public ::testing::TestWithParam<const char*> {
  protected:
   // One etcd for the whole suite; each test has keys of its own below base_.
   static void SetUpTestSuite() {
-    folder_ = new Folder;
+    folder_ = new TemporaryFolder(TemporaryFolder::Create().value());
     if (Etcd::Installed()) {
       etcd_ = new Etcd(folder_->path());
       if (!etcd_->Connect()) {
@@ -187,13 +174,13 @@ class MetadataTest : public ::testing::TestWithParam<const char*> {
     return lines;
   }
 
-  static Folder* folder_;
+  static TemporaryFolder* folder_;
   static Etcd* etcd_;
-  Folder mine_;
+  const TemporaryFolder mine_ = TemporaryFolder::Create().value();
   std::unique_ptr<Metadata> store_;
   std::string base_;
 };
-Folder* MetadataTest::folder_ = nullptr;
+TemporaryFolder* MetadataTest::folder_ = nullptr;
 Etcd* MetadataTest::etcd_ = nullptr;
 
 TEST_P(MetadataTest, AnEmptyStoreIsAtRevisionOneOrLaterAndReadsChangeNothing) {
@@ -480,7 +467,7 @@ class SqliteMetadataTest : public ::testing::Test {
   }
   void Advance(std::chrono::nanoseconds by) { now_ += by.count(); }
 
-  Folder folder_;
+  const TemporaryFolder folder_ = TemporaryFolder::Create().value();
   std::atomic<std::int64_t> now_ = 0;
 };
 

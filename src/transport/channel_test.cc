@@ -328,7 +328,7 @@ TEST(Frames, AreFoundHoweverTheStreamIsCut) {
 TEST(Frames, HostileOnesAreRefused) {
   const Bytes ping = PingMessage();
   flatbuffers::FlatBufferBuilder none;
-  none.Finish(wire::CreateMessage(none, 0, 0, wire::Body::Ping, wire::CreatePing(none, 1).Union()), "XXXX");
+  none.Finish(wire::CreateMessage(none, 0, 0, wire::Body::Ping, wire::CreatePing(none, 1).Union()), "????");
   flatbuffers::FlatBufferBuilder unknown;
   unknown.Finish(wire::CreateMessage(unknown, 0, 0, static_cast<wire::Body>(200), wire::CreatePing(unknown, 1).Union()), wire::MessageIdentifier());
   const struct {

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "base/fresh_file.h"
 #include "compiler/compile.h"
 #include "package/package.h"
 #include "runtime/instance.h"
@@ -124,17 +125,11 @@ class ScriptRun {
     options.optimisation_level = settings_.level;
     options.threads = 1;
     GODWIT_ASSIGN(compiler::Output output, compiler::Compile(source, "module", options));
-    std::string folder = (std::filesystem::temp_directory_path() / "godwit-spec-XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) return ErrnoError("making a temporary folder");
-    const auto load = [&]() -> Result<std::shared_ptr<const LoadedModule>> {
-      package::Contents contents{"module", std::move(output.wasm), std::move(output.module), std::move(output.images)};
-      GODWIT_TRY(package::WritePackage(folder + "/p", contents));
-      GODWIT_ASSIGN(auto opened, package::Package::Open(folder + "/p"));
-      return LoadedModule::Load(std::move(opened));
-    };
-    auto loaded = load();
-    std::filesystem::remove_all(folder);
-    return loaded;
+    GODWIT_ASSIGN(const TemporaryFolder folder, TemporaryFolder::Create());
+    const package::Contents contents{"module", std::move(output.wasm), std::move(output.module), std::move(output.images)};
+    GODWIT_TRY(package::WritePackage(folder.path() / "p", contents));
+    GODWIT_ASSIGN(auto opened, package::Package::Open(folder.path() / "p"));
+    return LoadedModule::Load(std::move(opened));
   }
 
   static std::vector<std::shared_ptr<runtime::HostModule>> Hosts() { return {std::make_shared<SpectestFunctions>()}; }

@@ -656,8 +656,11 @@ TEST_F(UserFunctionTest, GoesOnWhereTheFileIsShownAndFromWhatItSaved) {
       auto other = function->Begin(AsBytes(std::string_view(arguments)), *saved, {0, text.size()});
       ASSERT_TRUE(other.ok());
       Bytes rest;
-      const auto ended = (*other)->Run(file, Unhurried(), &rest);
-      ASSERT_TRUE(ended.ok() && *ended);
+      for (bool over = false; !over;) {  // More than once where one window gives more than an answer holds.
+        const auto ended = (*other)->Run(file, Unhurried(), &rest);
+        ASSERT_TRUE(ended.ok()) << ended.error().message;
+        over = *ended;
+      }
       EXPECT_TRUE(output + std::string(AsText(rest)) == wanted) << "from piece " << pieces;
     }
     EXPECT_TRUE(output == wanted);

@@ -1,6 +1,7 @@
 // Runs an instance's tasks: starts, stops and continues them, and says how each run ended.
 #include "runtime/instance.h"
 
+#include <poll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -473,9 +474,14 @@ void GuestInstance::Poll(std::uintptr_t pc) {
 void GuestInstance::SleepIfWanted() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(nap_us_.exchange(0));
   if (stops_->every == 0) ClearState(abi::kSlow);  // A nap that is asked for right now is lost: it was only a hint.
-  // In short steps, so that neither a stop nor a cancellation waits for it.
-  constexpr timespec kStep{.tv_sec = 0, .tv_nsec = 50'000};
-  while (std::chrono::steady_clock::now() < end && (context_->state.load() & (abi::kStop | abi::kCancel)) == 0) {
+  while ((context_->state.load() & (abi::kStop | abi::kCancel)) == 0) {
+    const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return;
+    const timespec timeout{.tv_sec = 0, .tv_nsec = left.count()};  // kNapMax is less than a second.
+    pollfd waker{wake_fd(), POLLIN, 0};
+    if (ppoll(&waker, 1, &timeout, nullptr) <= 0) continue;
+    // Woken by its owner, maybe, which stays so until Run reads it: in short steps then, so that neither a stop nor a cancellation waits.
+    constexpr timespec kStep{.tv_sec = 0, .tv_nsec = 50'000};
     nanosleep(&kStep, nullptr);
   }
 }

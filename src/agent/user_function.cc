@@ -186,6 +186,11 @@ class UserWork final : public device::Work {
       std::copy(kept.begin(), kept.end(), shown_run_.begin());
     }
     GODWIT_ASSIGN(const auto captured, instance_->Capture(runtime::Instance::Pages::kChanged, file_window_ ? file_window_->shown() : std::span<const std::uint8_t>()));
+    std::uint64_t in_pages = 0;  // To encode them first may take as long as many pieces.
+    for (const auto& memory : captured.memories) {
+      for (const auto& run : memory.runs) in_pages += run.bytes.size();
+    }
+    if (in_pages > device::kDataBytesMax) return TooMuchState();
     std::string head = nlohmann::json{{"call", static_cast<std::uint32_t>(position_.call)}, {"inside", position_.inside},
                                       {"window", position_.window}, {"window_bytes", position_.window_bytes}, {"lines", lines_.position()}, {"begun", lines_begun_}}
                            .dump();
@@ -193,14 +198,17 @@ class UserWork final : public device::Work {
     Bytes state(head.begin(), head.end());
     GODWIT_TRY(snapshot::Encode(captured, [&](ByteView bytes) -> Status {
       state.insert(state.end(), bytes.begin(), bytes.end());
-      return state.size() <= device::kDataBytesMax ? Status() : Status(ResourceExhausted(fmt::format(
-                 "the function '{}' has more than {} bytes of state, which do not travel with an offload", program_->name, device::kDataBytesMax)));
+      return state.size() <= device::kDataBytesMax ? Status() : Status(TooMuchState());
     }));
     return state;
   }
   std::uint64_t read_bytes() const override { return lines_.read_bytes(); }
 
  private:
+  Error TooMuchState() const {
+    return ResourceExhausted(fmt::format("the function '{}' has more than {} bytes of state, which do not travel with an offload", program_->name, device::kDataBytesMax));
+  }
+
   Status Enter() {
     runtime::WasiOptions options;
     options.args = {program_->manifest.name.value};

@@ -17,6 +17,7 @@
 #include "agent/data_http.h"
 #include "agent/datasets.h"
 #include "agent/device_environment.h"
+#include "agent/guest_pacer.h"
 #include "agent/log_book.h"
 #include "agent/migration_driver.h"
 #include "agent/outbound.h"
@@ -118,6 +119,7 @@ class DeviceAgent final : public Agent {
   std::unique_ptr<Offloads> offloads_;
   std::unique_ptr<device::RingServer> rings_;
   std::unique_ptr<Site> site_;
+  std::unique_ptr<GuestPacer> pacer_;
   std::unique_ptr<MigrationStore> store_;
   std::unique_ptr<MigrationDriver> driver_;
   std::unique_ptr<transport::ChannelPool> pool_;
@@ -181,6 +183,7 @@ Status DeviceAgent::Start() {
   }
   environment_->SetOffloads(offloads_.get());
   site_ = std::make_unique<Site>(Site::Options{options_.name, options_.memory}, environment_, *packages_, *control_);
+  pacer_ = std::make_unique<GuestPacer>(*foreground_, [this](double share, device::Foreground::Clock::duration credit) { return site_->Pace(share, credit); });
   GODWIT_ASSIGN(store_, ConnectMigrationStore(options_.controller, options_.token));
   driver_ = std::make_unique<MigrationDriver>(loop_, *site_, *store_,
                                               MigrationDriver::Options{.channel = ChannelOptionsHere(),
@@ -220,6 +223,7 @@ DeviceAgent::~DeviceAgent() {
     });
   }
   data_lane_.reset();
+  pacer_.reset();
   site_.reset();
   rings_.reset();
   offloads_.reset();

@@ -51,6 +51,7 @@ class Host final : public InstanceHost {
   void EndWebSockets() override { FailOpen([](const Exchange& exchange) { return IsWebSocket(exchange.request); }); }
   LiveMemories Memories() override;
   void Nap(std::chrono::microseconds length) override;
+  Computed Pace(double share, Clock::duration credit) override;
   Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) override;
   void Resume() override;
   void Release(const Location& to) override;
@@ -259,6 +260,16 @@ LiveMemories Host::Memories() {
 void Host::Nap(std::chrono::microseconds length) {
   const std::lock_guard lock(core_.lock);
   for (const auto& worker : core_.workers) worker->Nap(length);
+}
+
+InstanceHost::Computed Host::Pace(double share, Clock::duration credit) {
+  const std::lock_guard lock(core_.lock);
+  Computed computed;
+  for (const auto& worker : core_.workers) {
+    computed.time += worker->Pace(share, credit, Clock::now());
+    if (worker->running() != nullptr) ++computed.running;
+  }
+  return computed;
 }
 
 Result<std::unique_ptr<CapturedHost>> Host::PauseAndCapture(std::chrono::milliseconds timeout, const LiveMemories& elsewhere) {

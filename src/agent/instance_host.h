@@ -99,6 +99,12 @@ class InstanceHost {
   virtual LiveMemories Memories() = 0;
   // Makes every running guest sleep so long at its next safepoint.
   virtual void Nap(std::chrono::microseconds length) = 0;
+  // What its guests computed since the last call, and how many do now; those that had more than `share` of their time, and `credit` of what was before, sleep.
+  struct Computed {
+    std::chrono::nanoseconds time{0};
+    std::size_t running = 0;
+  };
+  virtual Computed Pace(double share, std::chrono::steady_clock::duration credit) = 0;
   // Stops every task at its next safepoint and captures. New requests wait meanwhile. Blocks until captured or
   // `timeout` has passed (kDeadlineExceeded; the host then runs on). kFailedPrecondition says what cannot move.
   // Calls to other services that are not idempotent are waited for. Pages of the memories in `elsewhere` are left out:

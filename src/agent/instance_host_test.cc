@@ -306,6 +306,30 @@ TEST_F(InstanceHostTest, AComputationIsStoppedAndGoesOnWithTheSameResult) {
   EXPECT_EQ("200 " + client->body, expected);
 }
 
+TEST_F(InstanceHostTest, AGuestWithMoreThanItsShareSleeps) {
+  auto options = OptionsFor("crunch", model::ServiceKind::kReactor);
+  if (!options.module) GTEST_SKIP() << "no compiler in this build";
+  auto host = InstanceHost::Create(std::move(options));
+  ASSERT_TRUE(host.ok()) << host.error().message;
+  EXPECT_EQ((*host)->Pace(1, 0ms).running, 0u);
+  const auto client = std::make_shared<Client>();
+  const NewRequest request = Request("GET", "/crunch?rounds=100000");
+  (*host)->Open(request, client);
+  while ((*host)->Pace(1, 0ms).time == 0ns) std::this_thread::yield();
+  // Of its time of the clock a tenth, whatever else the machine does: but for what it has before its first nap.
+  std::chrono::nanoseconds computed{0};
+  const auto begin = std::chrono::steady_clock::now();
+  while (std::chrono::steady_clock::now() - begin < 1s) {
+    const auto now = (*host)->Pace(0.1, 0ms);
+    computed += now.time;
+    EXPECT_EQ(now.running, 1u) << "it sleeps in the middle of its code";
+    std::this_thread::yield();
+  }
+  EXPECT_GT(computed, 0ns);
+  EXPECT_LT(computed, 500ms);
+  (*host)->Cancel(request.id);
+}
+
 TEST_F(InstanceHostTest, ARequestPastItsTimeIsAnswered504AndTheNextOneRuns) {
   auto options = OptionsFor("crunch", model::ServiceKind::kReactor);
   if (!options.module) GTEST_SKIP() << "no compiler in this build";

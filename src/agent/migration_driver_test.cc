@@ -50,6 +50,7 @@ class FakeHost final : public InstanceHost {
   void EndWebSockets() override {}
   LiveMemories Memories() override { return memory ? LiveMemories{memory} : LiveMemories{}; }
   void Nap(std::chrono::microseconds) override { ++naps; }
+  Computed Pace(double, std::chrono::steady_clock::duration) override { return {}; }
   Result<std::unique_ptr<CapturedHost>> PauseAndCapture(std::chrono::milliseconds, const LiveMemories& elsewhere) override {
     ++pauses;
     if (cannot_move) return FailedPrecondition("an open socket cannot move");

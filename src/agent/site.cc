@@ -299,17 +299,29 @@ void Site::OnArrived(const model::InstanceId& id) {
   for (auto& attach : waiting) attach(host);
 }
 
-std::vector<Site::Resident> Site::residents() const {
-  std::vector<std::pair<model::InstanceId, std::shared_ptr<InstanceHost>>> hosts;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [id, entry] : entries_) {
-      if (!entry.left && entry.host) hosts.emplace_back(id, entry.host);
-    }
+std::vector<std::shared_ptr<InstanceHost>> Site::Hosts() const {
+  std::vector<std::shared_ptr<InstanceHost>> hosts;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, entry] : entries_) {
+    if (!entry.left && entry.host) hosts.push_back(entry.host);
   }
+  return hosts;
+}
+
+std::vector<Site::Resident> Site::residents() const {
   std::vector<Resident> list;
-  for (const auto& [id, host] : hosts) list.push_back({id, host->service().name, host->statistics()});
+  for (const auto& host : Hosts()) list.push_back({host->record().id, host->service().name, host->statistics()});
   return list;
+}
+
+InstanceHost::Computed Site::Pace(double share, std::chrono::steady_clock::duration credit) {
+  InstanceHost::Computed all;
+  for (const auto& host : Hosts()) {
+    const auto computed = host->Pace(share, credit);
+    all.time += computed.time;
+    all.running += computed.running;
+  }
+  return all;
 }
 
 }  // namespace godwit::agent

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -59,8 +60,11 @@ class Site final : public MigrationSite {
     InstanceHost::Statistics statistics;
   };
   std::vector<Resident> residents() const;
+  // InstanceHost::Pace of all of them.
+  InstanceHost::Computed Pace(double share, std::chrono::steady_clock::duration credit);
 
  private:
+  std::vector<std::shared_ptr<InstanceHost>> Hosts() const;
   struct Entry {
     std::shared_ptr<InstanceHost> host;
     bool arrived = true;  // False: adopted, not confirmed: no request may reach it.

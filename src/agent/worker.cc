@@ -202,6 +202,14 @@ std::chrono::nanoseconds Worker::RunningCpu() const {
   return std::chrono::nanoseconds(running_->cpu_ns + ThreadCpuNs() - running_since_cpu_ns_);
 }
 
+std::chrono::nanoseconds Worker::Pace(double share, Clock::duration credit, Clock::time_point now) {
+  const std::uint64_t used = ThreadCpuNs();
+  const std::chrono::nanoseconds ran(used - std::exchange(paced_cpu_ns_, used));
+  debt_.Ran(ran, share, credit, now);
+  if (const auto owed = debt_.Owed(now); owed.count() > 0) Nap(owed);
+  return ran;
+}
+
 std::vector<const Exchange*> Worker::serving() const {
   std::vector<const Exchange*> exchanges;
   for (const GuestCall& call : calls_) exchanges.push_back(call.exchange.get());
@@ -221,6 +229,7 @@ void Worker::Main() {
   clockid_t clock;
   Lock lock(core_->lock);
   if (pthread_getcpuclockid(pthread_self(), &clock) == 0) cpu_clock_ = clock;
+  paced_cpu_ns_ = ThreadCpuNs();
   while (!core_->stopping) {
     if (core_->paused) {
       Park(lock);

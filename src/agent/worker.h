@@ -11,6 +11,7 @@
 
 #include "agent/host_core.h"
 #include "agent/warm_thread.h"
+#include "device/foreground.h"
 #include "runtime/instance.h"
 
 namespace godwit::agent {
@@ -48,6 +49,8 @@ class Worker {
   void Nap(std::chrono::microseconds length) {
     if (running_ != nullptr) instance_->Nap(length);
   }
+  // What it ran since the last time; with more than its share it sleeps.
+  std::chrono::nanoseconds Pace(double share, std::chrono::steady_clock::duration credit, std::chrono::steady_clock::time_point now);
   // Captures by the calling thread, the host being paused, if this worker sleeps and has nothing to do. True: it has
   // parked, as far as others see. The lock is released meanwhile.
   bool CaptureIdle(std::unique_lock<std::mutex>& lock);
@@ -85,7 +88,8 @@ class Worker {
   std::vector<GuestCall> calls_;
   std::size_t next_call_ = 0;
   Exchange* running_ = nullptr;
-  std::uint64_t running_since_cpu_ns_ = 0;
+  std::uint64_t running_since_cpu_ns_ = 0, paced_cpu_ns_ = 0;
+  device::Debt debt_;
   bool creating_ = false, parked_ = false, renew_ = false;
   bool sleeping_ = false;         // In Wait.
   // This pause leaves the instance alone: CaptureIdle captured it, or it was restored into a paused host.

@@ -89,20 +89,27 @@ struct Engine::BatchRun {
   std::size_t left = 0;
 };
 
+// Where work runs that goes behind the foreground.
+struct Engine::Core {
+  Foreground& foreground;
+  YieldingThread thread;
+  Debt debt;  // Of the thread.
+};
+
 class Engine::JobPace final : public Pace {
  public:
   // On the worker's thread. Brief work is not asked for its processor time: that would take as long as the work.
-  JobPace(const Engine& engine, const Job& job)
-      : engine_(engine), job_(job), profile_(engine.options_.profile), foreground_(job.brief ? nullptr : engine.options_.foreground.get()) {
+  JobPace(const Engine& engine, const Job& job, Core* core) : engine_(engine), job_(job), profile_(engine.options_.profile), core_(core) {
     if (job.brief) return;
     pthread_getcpuclockid(pthread_self(), &worker_clock_);
     began_ns_ = used_ns_ = CpuNs(worker_clock_);
-    if (foreground_ != nullptr) foreground_->WorkBegins();
+    if (core_ != nullptr) core_->foreground.WorkBegins();
   }
   ~JobPace() {
-    if (foreground_ == nullptr) return;
-    foreground_->Worked(std::chrono::nanoseconds(CpuNs(worker_clock_) - used_ns_) + unaccounted_);
-    foreground_->WorkEnds();
+    if (core_ == nullptr) return;
+    Account(Clock::now());
+    core_->foreground.Worked(unaccounted_);
+    core_->foreground.WorkEnds();
   }
   bool Over(std::size_t output_bytes) const override {
     if (std::this_thread::get_id() == worker_) {
@@ -116,21 +123,16 @@ class Engine::JobPace final : public Pace {
            (request.energy_uj > 0 && EnergyUj(profile_, busy) > request.energy_uj);
   }
 
-  // Asked for again and again. Processor time of the share s that it may have is paid for by 1/s as much of the clock's.
+  // Asked for again and again.
   microseconds Owed() const override {
-    if (foreground_ == nullptr) return microseconds(0);
+    if (core_ == nullptr) return microseconds(0);
     const std::unique_lock lock(resting_, std::try_to_lock);
     const auto now = Clock::now();
     if (!lock.owns_lock() || now - looked_ < kOwedEvery) return microseconds(0);  // Of two that ask at once one rests.
     looked_ = now;
-    const std::uint64_t used = CpuNs(worker_clock_);
-    const std::chrono::nanoseconds ran(used - std::exchange(used_ns_, used));
-    if (unaccounted_ += ran; unaccounted_ >= kAccountEvery) foreground_->Worked(std::exchange(unaccounted_, {}));
-    const double share = foreground_->share(now);
-    paid_until_ = std::max(paid_until_, now - kCredit) + std::chrono::duration_cast<Clock::duration>(ran / share);
-    if (share == 1) paid_until_ = std::min(paid_until_, now);
-    const auto owed = std::chrono::duration_cast<microseconds>(paid_until_ - now);
-    return owed < kRestLeast ? microseconds(0) : std::min(owed, kRestMost);
+    Account(now);
+    if (unaccounted_ >= kAccountEvery) core_->foreground.Worked(std::exchange(unaccounted_, {}));
+    return core_->debt.Owed(now);
   }
 
   // What the worker has worked so far.
@@ -139,8 +141,7 @@ class Engine::JobPace final : public Pace {
   bool past_slice = false;  // It goes on all the same.
 
  private:
-  static constexpr microseconds kRestLeast{1000}, kRestMost{50'000}, kOwedEvery{100}, kAccountEvery{5000};
-  static constexpr microseconds kCredit{5000};  // What is made good of a rest that took longer than it should.
+  static constexpr microseconds kOwedEvery{100}, kAccountEvery{5000};
   static constexpr std::uint64_t kLookEveryUs = 500;
 
   bool TurnOver(std::uint64_t busy) const {
@@ -149,18 +150,25 @@ class Engine::JobPace final : public Pace {
     return engine_.OtherIsDue(job_, busy);
   }
 
+  void Account(Clock::time_point now) const {
+    const std::uint64_t used = CpuNs(worker_clock_);
+    const std::chrono::nanoseconds ran(used - std::exchange(used_ns_, used));
+    unaccounted_ += ran;
+    core_->debt.Ran(ran, core_->foreground.share(now), core_->foreground.credit(now), now);
+  }
+
   const Engine& engine_;
   mutable std::atomic<std::uint64_t> looked_us_{0};
   const Job& job_;
   const Profile& profile_;
-  Foreground* const foreground_;
+  Core* const core_;
   const std::thread::id worker_ = std::this_thread::get_id();
   clockid_t worker_clock_{};
   std::uint64_t began_ns_ = 0;
-  mutable std::mutex resting_;  // For what is below.
+  mutable std::mutex resting_;  // For what is below, and the core's debt.
   mutable std::uint64_t used_ns_ = 0;                   // The worker's processor time when it was looked last,
-  mutable std::chrono::nanoseconds unaccounted_{0};     // and what of it foreground_ does not know yet.
-  mutable Clock::time_point looked_{}, paid_until_ = Clock::now();
+  mutable std::chrono::nanoseconds unaccounted_{0};     // and what of it the foreground does not know yet.
+  mutable Clock::time_point looked_{};
 };
 
 Engine::Engine(Options options)
@@ -486,7 +494,7 @@ void Engine::Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first) 
 }
 
 void Engine::CoreMain() {
-  const auto core = options_.foreground ? std::make_unique<YieldingThread>() : nullptr;
+  const std::unique_ptr<Core> core(options_.foreground ? new Core{*options_.foreground, {}, {}} : nullptr);
   Lock lock(mutex_);
   for (;;) {
     const auto wanted = [&] { return ending_ || (waiting_count_ > 0 && running_ < cores_); };
@@ -507,8 +515,9 @@ void Engine::CoreMain() {
     lock.unlock();
     Run(job, core.get());
     lock.lock();
+    if (core) changed_.wait_for(lock, core->debt.Owed(Clock::now()), [this] { return ending_; });  // Rather than that the next one pays for it.
     --running_;
-    if (waiting_count_ > 0) changed_.notify_one();
+    if (waiting_count_ > 0) changed_.notify_all();  // One alone might be one that rests.
   }
 }
 
@@ -527,7 +536,7 @@ bool Engine::OtherIsDue(const Job& job, std::uint64_t ran_us) const {
   return std::ranges::any_of(waiting_, [&](const auto& entry) { return entry.first != job.request.tenant && turns_.StartOf(entry.first) + kAheadUs <= job.start_us + ran_us; });
 }
 
-void Engine::Run(const std::shared_ptr<Job>& job, YieldingThread* core) {
+void Engine::Run(const std::shared_ptr<Job>& job, Core* core) {
   job->begun = Clock::now();
   Completion completion;
   completion.queued_us = static_cast<std::uint64_t>(std::chrono::duration_cast<microseconds>(job->begun - job->arrived).count());
@@ -606,7 +615,7 @@ Status Engine::RunPiece(const Job& job, JobPace& pace, std::shared_ptr<const Sou
   return {};
 }
 
-Completion Engine::Execute(Job& job, YieldingThread* core) {
+Completion Engine::Execute(Job& job, Core* core) {
   const Request& request = job.request;
   Completion completion;
   const auto run = [&]() -> Status {
@@ -633,11 +642,11 @@ Completion Engine::Execute(Job& job, YieldingThread* core) {
     Result<Bytes> state = Bytes();
     Status worked;
     const auto work = [&] {
-      JobPace pace(*this, job);  // Of what begins the work, too: a guest that is made may take longer than it runs.
+      JobPace pace(*this, job, core);  // Of what begins the work, too: a guest that is made may take longer than it runs.
       worked = RunPiece(job, pace, std::move(source), &completion, &state);
       completion.cpu_us = pace.cpu_us();
     };
-    core != nullptr ? core->Run(work) : work();
+    core != nullptr ? core->thread.Run(work) : work();
     GODWIT_TRY(worked);
     const std::size_t output = request.name.empty() ? 1 : 0;
     if (request.ranges.size() > output) {

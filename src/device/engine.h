@@ -83,6 +83,7 @@ class Engine final : public Device {
   struct Job;
   struct BatchRun;
   struct Parked;
+  struct Core;
   class JobPace;
   using Clock = std::chrono::steady_clock;
   using Lock = std::unique_lock<std::mutex>;
@@ -99,8 +100,8 @@ class Engine final : public Device {
   // Of one tenant: before (`first`) or behind what waits.
   void Enqueue(const std::vector<std::shared_ptr<Job>>& jobs, bool first);
   // `core`: where work runs that goes behind the foreground; null: here.
-  void Run(const std::shared_ptr<Job>& job, YieldingThread* core = nullptr);
-  Completion Execute(Job& job, YieldingThread* core);
+  void Run(const std::shared_ptr<Job>& job, Core* core = nullptr);
+  Completion Execute(Job& job, Core* core);
   // One piece of work: its output, how far it came, and in `state` what to go on from.
   Status RunPiece(const Job& job, JobPace& pace, std::shared_ptr<const Source> source, Completion* completion, Result<Bytes>* state);
   // What the same work was when it gave the state that the request is to go on from; null: it is not here (any more).

@@ -12,7 +12,7 @@ using namespace std::chrono_literals;
 constexpr auto kLookEvery = 50ms;
 constexpr std::size_t kEnough = 20;  // Operations whose 99th percentile says something.
 constexpr double kLess = 0.6, kMore = 0.05;
-// Of a limit on processor time: what stays free, for what the others want more of than before.
+// Of a limit on processor time: what stays free, and what the others may want more of than before.
 constexpr double kFree = 0.05, kMoreOfOthers = 1.25;
 
 double At(std::vector<double>& values, std::size_t hundredths) {
@@ -52,24 +52,40 @@ void Foreground::LookAtProcessor(Clock::time_point now) {
   if (looking_.test_and_set(std::memory_order_acquire)) return;
   if (now - processor_looked_ >= kLookEvery) {
     const ProcessorUse use = processor_();
-    const std::chrono::nanoseconds worked(worked_ns_.load());
+    const std::chrono::nanoseconds worked(worked_ns_.load()), guests(guests_ns_.load());
     const std::chrono::duration<double> passed = now - processor_looked_, others = (use.used - used_) - (worked - worked_before_);
-    others_ = passed > kWindow ? 0 : (others_ + std::max(0.0, others / passed)) / 2;  // What was used long ago says nothing of now.
+    const auto learn = [&](double known, std::chrono::duration<double> used) {
+      return passed > kWindow ? 0 : (known + std::max(0.0, used / passed)) / 2;  // What was used long ago says nothing of now.
+    };
+    others_ = learn(others_, others);
+    agent_ = learn(agent_, others - (guests - guests_before_));
     processor_looked_ = now;
     used_ = use.used;
     worked_before_ = worked;
-    const double left = use.limit.value_or(0) * (1 - kFree) - others_ * kMoreOfOthers;
-    processor_share_ = use.limit ? std::clamp(left / std::max(1, working_.load()), kShareLeast * std::min(1.0, *use.limit), 1.0) : 1;
+    guests_before_ = guests;
+    limit_ = use.limit.value_or(kUnlimited);
+    left_ = limit_ * (1 - kFree) - others_ * kMoreOfOthers;
+    left_to_guests_ = limit_ * (1 - kFree) - agent_;
   }
   looking_.clear(std::memory_order_release);
 }
 
 double Foreground::share(Clock::time_point now) const {
-  const Clock::duration since = SinceLast(now);
-  return std::min(since <= kWindow ? share_.load(std::memory_order_relaxed) : 1, since <= kPeriod ? processor_share_.load(std::memory_order_relaxed) : 1);
+  return std::min(SinceLast(now) <= kWindow ? share_.load() : 1, ByLimit(left_, static_cast<std::size_t>(working_.load())));
 }
 
-Foreground::Figures Foreground::figures(Clock::time_point now) const {
+void Foreground::GuestsRan(std::chrono::nanoseconds used, std::size_t running, Clock::time_point now) {
+  guests_ns_ += used.count();
+  guests_ = running;
+  LookAtProcessor(now);
+}
+
+double Foreground::ByLimit(double left, std::size_t among) const {
+  return std::clamp(left / static_cast<double>(std::max<std::size_t>(1, among)), kShareLeast * std::min(1.0, limit_.load()), 1.0);
+}
+
+Foreground::Figures Foreground::figures(Clock::time_point now) {
+  LookAtProcessor(now);
   const std::lock_guard lock(mutex_);
   Figures figures{.share = share(now), .count = count_, .sum_us = sum_us_};
   std::vector<double> recent = Recent(now);

@@ -6,9 +6,11 @@
 // Chiu and Jain, 1989). A device that is above the bound at the smallest share pushes new work back.
 //
 // Where a cgroup limits the processor time of this process, to go behind the others protects them only until the period's time is used up: then all
-// of its threads stand still until the next period. So while the device's own reads and writes come, work leaves to the others what they use.
+// of its threads stand still until the next period. So work leaves to the others what they use, also while there are no reads and writes: the first
+// one would find the period used up. So do guests of services, which go before work.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -29,6 +31,7 @@ class Foreground {
   static constexpr double kShareLeast = 0.05;
   static constexpr std::chrono::milliseconds kWindow{1000};  // Of what the 99th percentile is.
   static constexpr std::chrono::milliseconds kPeriod{100};   // Of limits on processor time, unless somebody chose another (sched-bwc in the kernel's documentation).
+  static constexpr std::chrono::milliseconds kCredit{5};     // For how much of the past it is made good that something ran less than its share.
   static constexpr std::size_t kRemembered = 4096;  // Operations at most, of the last second.
 
   // `bound`: of the 99th percentile; 0: none. `processor` is asked at most every 50 ms.
@@ -38,8 +41,16 @@ class Foreground {
   // An operation of the device's own ended, and took so long.
   void Note(Clock::duration took, Clock::time_point now = Clock::now());
 
+  // Of its time that a guest may compute, up to 1.
+  double share_of_guests() const { return ByLimit(left_to_guests_, guests_); }
+  // So many compute now, and guests have had so much more of the processor.
+  void GuestsRan(std::chrono::nanoseconds used, std::size_t running, Clock::time_point now = Clock::now());
+
   // A piece of offloaded work begins, has had so much more of the processor, and ends.
-  void WorkBegins() { ++working_; }
+  void WorkBegins(Clock::time_point now = Clock::now()) {
+    ++working_;
+    LookAtProcessor(now);
+  }
   // Waits for nobody, and nobody for it: who works is of idle class.
   void Worked(std::chrono::nanoseconds used, Clock::time_point now = Clock::now()) {
     worked_ns_ += used.count();
@@ -49,6 +60,8 @@ class Foreground {
 
   // Of its time that a piece of offloaded work may run, up to 1.
   double share(Clock::time_point now = Clock::now()) const;
+  // kCredit; where nobody reads, a whole period, so that brief work has what a limit gives at once.
+  Clock::duration credit(Clock::time_point now = Clock::now()) const { return SinceLast(now) <= kPeriod ? kCredit : kPeriod; }
   // No more work: the bound does not hold although the share is the smallest.
   bool full(Clock::time_point now = Clock::now()) const { return over_.load() && SinceLast(now) <= kWindow && share_ <= kShareLeast; }
 
@@ -58,7 +71,7 @@ class Foreground {
     std::uint64_t count = 0;                        // Since the start.
     double sum_us = 0;
   };
-  Figures figures(Clock::time_point now = Clock::now()) const;
+  Figures figures(Clock::time_point now = Clock::now());
 
  private:
   struct Ended {
@@ -68,6 +81,10 @@ class Foreground {
   // Those of the last second.
   std::vector<double> Recent(Clock::time_point now) const;
   Clock::duration SinceLast(Clock::time_point now) const { return now - Clock::time_point(Clock::duration(last_.load(std::memory_order_relaxed))); }
+  static constexpr double kUnlimited = 1e9;
+
+  // Of one, where so many cores are left to so many.
+  double ByLimit(double left, std::size_t among) const;
   // Of several that look at once, one does.
   void LookAtProcessor(Clock::time_point now);
 
@@ -80,15 +97,37 @@ class Foreground {
   double sum_us_ = 0;
   Clock::time_point looked_{};
   std::atomic<int> working_{0};
-  std::atomic<std::int64_t> worked_ns_{0};
-  std::atomic_flag looking_;  // For these: when it was looked at the processor last, what the process had used then, and how much of that was work's.
+  std::atomic<std::size_t> guests_{0};  // That compute.
+  std::atomic<std::int64_t> worked_ns_{0}, guests_ns_{0};
+  std::atomic_flag looking_;  // For these: when it was looked at the processor last, what the process had used then, and how much of that was work's and guests'.
   Clock::time_point processor_looked_{};
-  std::chrono::nanoseconds used_{0}, worked_before_{0};
-  double others_ = 0;  // Cores that the rest of the process uses.
-  std::atomic<double> share_{1};            // By the bound,
-  std::atomic<double> processor_share_{1};  // and by the limit.
+  std::chrono::nanoseconds used_{0}, worked_before_{0}, guests_before_{0};
+  double others_ = 0, agent_ = 0;  // Cores that all but work uses, and of those all but guests.
+  std::atomic<double> share_{1};   // By the bound.
+  std::atomic<double> limit_{kUnlimited}, left_{kUnlimited}, left_to_guests_{kUnlimited};  // Cores: of the process, and what of them the others leave.
   std::atomic<bool> over_{false};
   std::atomic<Clock::rep> last_{0};
+};
+
+// What one thread of offloaded work has had above its share, piece after piece: it owes that as rest. One thread at a time.
+class Debt {
+ public:
+  using Clock = Foreground::Clock;
+  static constexpr std::chrono::microseconds kLeast{1000}, kMost{50'000};  // Of one rest.
+
+  // It ran for so long until `now`. Processor time of a share s is paid for by 1/s as much of the clock's.
+  void Ran(std::chrono::nanoseconds time, double share, Clock::duration credit, Clock::time_point now) {
+    paid_until_ = std::max(paid_until_, now - credit) + std::chrono::duration_cast<Clock::duration>(time / share);
+    if (share == 1) paid_until_ = std::min(paid_until_, now);
+  }
+  // How long to rest now; 0: not worth it yet.
+  std::chrono::microseconds Owed(Clock::time_point now) const {
+    const auto owed = std::chrono::duration_cast<std::chrono::microseconds>(paid_until_ - now);
+    return owed < kLeast ? std::chrono::microseconds(0) : std::min(owed, kMost);
+  }
+
+ private:
+  Clock::time_point paid_until_{};
 };
 
 // A thread that runs only while no other wants the processor, and so do those that it makes (SCHED_IDLE; where that cannot be, it is a thread as

@@ -91,13 +91,16 @@ class LimitedProcessor {
 TEST_F(ForegroundTest, OfALimitedProcessorWorkLeavesWhatTheOthersUse) {
   LimitedProcessor processor;
   Foreground foreground(0us, [&] { return processor.Use(); });
-  foreground.WorkBegins();
+  foreground.WorkBegins(now_);
+  EXPECT_NEAR(foreground.share(now_), 0.5 * 0.95, 0.001) << "before the first read: it would find the period used up";
   processor.Run(foreground, now_, 400ms);
   EXPECT_NEAR(foreground.share(now_), 0.5 * 0.95 - 0.1 * 1.25, 0.01);
-  foreground.WorkBegins();
+  foreground.WorkBegins(now_);
   processor.Run(foreground, now_, 400ms);
   EXPECT_NEAR(foreground.share(now_), (0.5 * 0.95 - 0.1 * 1.25) / 2, 0.01) << "of two each";
-  EXPECT_EQ(foreground.share(now_ + 101ms), 1) << "nobody reads any more";
+  EXPECT_NEAR(foreground.share(now_ + 101ms), (0.5 * 0.95 - 0.1 * 1.25) / 2, 0.01) << "nobody reads any more, and somebody may again";
+  EXPECT_EQ(foreground.credit(now_), 5ms);
+  EXPECT_EQ(foreground.credit(now_ + 101ms), Foreground::kPeriod);
   processor.Run(foreground, now_, 0ms, 250ms);
   EXPECT_NEAR(foreground.share(now_), 0.5 * Foreground::kShareLeast, 0.001) << "never nothing";
   EXPECT_FALSE(foreground.full(now_)) << "that is for the bound to say";
@@ -108,6 +111,66 @@ TEST_F(ForegroundTest, OfALimitedProcessorWorkLeavesWhatTheOthersUse) {
   processor.limit.reset();
   processor.Run(foreground, now_, 400ms);
   EXPECT_EQ(foreground.share(now_), 1);
+}
+
+TEST_F(ForegroundTest, ADebtIsPaidByRestAndCreditIsLimited) {
+  Debt debt;
+  debt.Ran(10ms, 0.5, 5ms, now_);
+  EXPECT_EQ(debt.Owed(now_), 15ms) << "20 ms, of which 5 had passed";
+  EXPECT_EQ(debt.Owed(now_ + 14500us), 0ms) << "too short a rest";
+  debt.Ran(10ms, 0.5, 5ms, now_ += 15ms);
+  EXPECT_EQ(debt.Owed(now_), 20ms) << "all that had passed was paid for what was before";
+  debt.Ran(100ms, 0.5, 5ms, now_);
+  EXPECT_EQ(debt.Owed(now_), Debt::kMost) << "bit by bit";
+  debt.Ran(0ms, 1, 5ms, now_);
+  EXPECT_EQ(debt.Owed(now_), 0ms) << "it may have all";
+}
+
+// So much of the processor a piece.
+class Brisk final : public Function {
+ public:
+  static constexpr auto kCpu = 3ms;
+  class Running final : public Work {
+   public:
+    Result<bool> Run(const Source&, const Pace& pace, Bytes*) override {
+      timespec begun{}, now{};
+      for (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);; pace.Over(0)) {
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+        if (std::chrono::seconds(now.tv_sec - begun.tv_sec) + std::chrono::nanoseconds(now.tv_nsec - begun.tv_nsec) >= kCpu) return true;
+      }
+    }
+    Result<Bytes> Save() override { return Bytes(); }
+    std::uint64_t read_bytes() const override { return 0; }
+  };
+  std::string_view name() const override { return "brisk"; }
+  Result<std::unique_ptr<Work>> Begin(ByteView, ByteView, Part) const override { return std::unique_ptr<Work>(std::make_unique<Running>()); }
+  bool brief(ByteView, Part) const override { return false; }
+};
+
+TEST_F(ForegroundTest, WhatAPieceHadTooMuchTheNextOnesGoWithout) {
+  const auto foreground = std::make_shared<Foreground>(0us, [] { return ProcessorUse{.limit = 0.1, .used = 0ns}; });
+  Engine engine({.profile = {.name = "small", .device_class = "csd", .cores = 1}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Brisk>()}, .foreground = foreground});
+  Request request;
+  request.opcode = Opcode::kExecute;
+  request.function = 1;
+  const auto begin = Foreground::Clock::now();
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(engine.Call(request).status.ok());
+  // None of them takes longer than its credit. The last one need not be paid for yet.
+  EXPECT_GE(Foreground::Clock::now() - begin, 9 * Brisk::kCpu / (0.1 * 0.95) - Foreground::kPeriod);
+}
+
+TEST_F(ForegroundTest, OfALimitedProcessorGuestsGoBeforeWork) {
+  LimitedProcessor processor;
+  Foreground foreground(0us, [&] { return processor.Use(); });
+  EXPECT_EQ(foreground.share_of_guests(), 1) << "no limit is known";
+  foreground.WorkBegins(now_);
+  for (int i = 0; i < 50; ++i) {  // Guests use 0.2 cores, work 0.1, and the agent 0.1.
+    processor.used += 4ms;
+    foreground.Worked(1ms, now_);
+    foreground.GuestsRan(2ms, 2, now_ += 10ms);
+  }
+  EXPECT_NEAR(foreground.share_of_guests(), (0.5 * 0.95 - 0.1) / 2, 0.01) << "of two each";
+  EXPECT_NEAR(foreground.share(now_), 0.5 * 0.95 - (0.1 + 0.2) * 1.25, 0.01);
 }
 
 // Runs until it is told to rest, or until it is over: its output says which.

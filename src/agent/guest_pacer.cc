@@ -1,0 +1,32 @@
+#include "agent/guest_pacer.h"
+
+#include <utility>
+
+#include "device/processor.h"
+
+namespace godwit::agent {
+
+GuestPacer::GuestPacer(device::Foreground& foreground, PaceAll pace) : foreground_(foreground), pace_(std::move(pace)) {
+  if (device::UseOfProcessor().limit) thread_ = std::thread([this] { Main(); });
+}
+
+GuestPacer::~GuestPacer() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  ends_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void GuestPacer::Main() {
+  constexpr std::chrono::milliseconds kBusy{2}, kIdle{20};
+  std::unique_lock lock(mutex_);
+  while (!ending_) {
+    const auto computed = pace_(foreground_.share_of_guests(), foreground_.credit());
+    foreground_.GuestsRan(computed.time, computed.running);
+    ends_.wait_for(lock, computed.running > 0 ? kBusy : kIdle, [this] { return ending_; });
+  }
+}
+
+}  // namespace godwit::agent

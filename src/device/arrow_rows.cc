@@ -6,6 +6,8 @@
 #include <memory>
 
 #include <fmt/format.h>
+#include <lz4frame.h>
+#include <zstd.h>
 
 #include "device/arrow_generated.h"
 #include "device/rows.h"
@@ -54,6 +56,23 @@ struct Dictionary {
   std::deque<std::pair<Buffer, Buffer>> parts;  // Offsets and text.
   std::vector<std::string_view> texts;
 };
+
+// All of `from`, which is to be as long as `to`. LZ4: one frame.
+bool Decompress(arrow::CompressionType codec, ByteView from, std::span<std::uint8_t> to) {
+  if (codec == arrow::CompressionType::ZSTD) return ZSTD_decompress(to.data(), to.size(), from.data(), from.size()) == to.size();
+  LZ4F_dctx* context = nullptr;
+  if (LZ4F_isError(LZ4F_createDecompressionContext(&context, LZ4F_VERSION))) return false;
+  const std::unique_ptr<LZ4F_dctx, decltype(&LZ4F_freeDecompressionContext)> owner(context, LZ4F_freeDecompressionContext);
+  for (;;) {
+    std::size_t read = from.size(), wrote = to.size();
+    const std::size_t more = LZ4F_decompress(context, to.data(), &wrote, from.data(), &read, nullptr);
+    if (LZ4F_isError(more)) return false;
+    from = from.subspan(read);
+    to = to.subspan(wrote);
+    if (more == 0) return from.empty() && to.empty();
+    if (read == 0 && wrote == 0) return false;  // It is cut short, or longer.
+  }
+}
 
 using Metadata = std::vector<std::uint64_t>;  // Aligned as the verifier wants it.
 
@@ -352,12 +371,28 @@ class ArrowRows final : public Rows {
           static_cast<std::uint64_t>(buffer->length()) > size - static_cast<std::uint64_t>(buffer->offset())) {
         return bad("a buffer is outside of its message");
       }
+      const auto hold = [&](std::uint64_t bytes) -> Status {
+        if (bytes <= kArrowBatchBytesMax && (*held += bytes) <= kArrowBatchBytesMax) return {};
+        return bad(fmt::format("more than {} bytes of the columns needed are in one record batch; write smaller ones", kArrowBatchBytesMax));
+      };
       const auto length = static_cast<std::uint64_t>(buffer->length());
-      if (length < least) return bad("a buffer is too short for its rows");
-      *held += length;
-      if (*held > kArrowBatchBytesMax) return bad(fmt::format("more than {} bytes of the columns needed are in one record batch; write smaller ones", kArrowBatchBytesMax));
+      GODWIT_TRY(hold(length));
       GODWIT_ASSIGN(to->bytes, source.Window(message.body + static_cast<std::uint64_t>(buffer->offset()), length, to->scratch));
-      return to->bytes.size() == length ? Status() : Status(bad("a buffer is cut short"));
+      if (to->bytes.size() != length) return bad("a buffer is cut short");
+      if (batch.compression() != nullptr && length != 0) {
+        // Its length before it was compressed; -1: it was not.
+        std::int64_t plain = 0;
+        if (length < sizeof plain || (plain = Load<std::int64_t>(to->bytes.data())) < -1) return bad("a compressed buffer has no length");
+        to->bytes = to->bytes.subspan(sizeof plain);
+        if (plain >= 0) {
+          GODWIT_TRY(hold(static_cast<std::uint64_t>(plain)));
+          Bytes decompressed(static_cast<std::size_t>(plain));
+          if (!Decompress(batch.compression()->codec(), to->bytes, decompressed)) return bad("a compressed buffer is damaged");
+          to->scratch = std::move(decompressed);
+          to->bytes = to->scratch;
+        }
+      }
+      return to->bytes.size() >= least ? Status() : Status(bad("a buffer is too short for its rows"));
     };
     const auto count = static_cast<std::uint64_t>(rows);
     wanted->validity.bytes = {};
@@ -369,7 +404,9 @@ class ArrowRows final : public Rows {
 
   Result<std::int64_t> RowsOf(const Message& message, const arrow::RecordBatch* batch) {
     if (batch == nullptr || batch->length() < 0 || batch->length() > kRowsMax) return Malformed(message.begin, "its record batch is malformed");
-    if (batch->compression() != nullptr) return Malformed(message.begin, "its buffers are compressed, which is not supported; write them without compression");
+    if (const auto* how = batch->compression(); how != nullptr && (how->codec() > arrow::CompressionType::MAX || how->method() != arrow::BodyCompressionMethod::BUFFER)) {
+      return Malformed(message.begin, "its buffers are compressed in a way that is not known; LZ4 frames and Zstandard are");
+    }
     return batch->length();
   }
 

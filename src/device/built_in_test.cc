@@ -10,9 +10,12 @@
 #include <random>
 
 #include <fmt/format.h>
+#include <lz4frame.h>
 #include <nlohmann/json.hpp>
 #include <sqlite3.h>
+#include <zstd.h>
 
+#include "device/arrow_generated.h"
 #include "device/conformance.h"
 #include "device/expression.h"
 #include "device/lines.h"
@@ -277,6 +280,88 @@ TEST(ArrowTest, DamagedBytesAreAnErrorOrOtherValuesAndNothingElse) {
     EXPECT_LT(result.size(), 10u << 20);
   }
   for (std::size_t cut = 0; cut < bytes.size(); cut += 997) ResultOf(*MakeScan(), arguments, bytes.substr(0, cut));
+}
+
+// --- Compressed Arrow. The files were written by Polars (testdata/arrow_compressed_fixtures.mjs).
+
+const std::string kCompressedColumns = R"J("format": "arrow", "columns": ["id int", "name text", "weight real", "holes int"])J";
+constexpr const char* kCompressed[] = {"items-lz4.arrow", "items-zstd.arrow"};
+
+TEST(CompressedArrowTest, ReadsWhatPolarsWrote) {
+  for (const char* name : kCompressed) {
+    const std::string bytes = Fixture(name);
+    const auto scan = [&](const std::string& rest) { return ResultOf(*MakeScan(), "{" + kCompressedColumns + ", " + rest + "}", bytes); };
+    EXPECT_EQ(scan(R"J("where": "id between 2799 and 2801", "select": ["id", "name", "weight", "holes"])J"), "2799,name 49,87.25,19\n2800,name 0,87.5,\n2801,name 1,87.5,1\n") << name;
+    EXPECT_EQ(scan(R"J("aggregates": ["count", "sum(id)", "count(holes)", "sum(weight)"])J"), "3000,4498500,2571,140250\n") << name;
+    ExpectSameInSteps(*MakeScan(), "{" + kCompressedColumns + R"J(, "where": "holes > 3", "select": ["id", "name"]})J", bytes, 3);
+  }
+}
+
+TEST(CompressedArrowTest, DamagedBytesAreAnErrorOrOtherValuesAndNothingElse) {
+  std::mt19937 random(1);
+  for (const char* name : kCompressed) {
+    const std::string bytes = Fixture(name), arguments = "{" + kCompressedColumns + R"J(, "select": ["id", "name", "weight", "holes"]})J";
+    const std::string whole = ResultOf(*MakeScan(), arguments, bytes);
+    ASSERT_EQ(std::ranges::count(whole, '\n'), 3000) << whole.substr(0, 1000);
+    int errors = 0;
+    for (int i = 0; i < 1000; ++i) {
+      std::string damaged = bytes;
+      damaged[random() % damaged.size()] ^= static_cast<char>(1 + random() % 255);
+      const std::string result = ResultOf(*MakeScan(), arguments, damaged);
+      EXPECT_LT(result.size(), 10u << 20);
+      if (result.starts_with("error: ")) ++errors;
+    }
+    EXPECT_GT(errors, 100) << name;
+  }
+}
+
+// A stream of one column 'id' of 32-bit numbers and one record batch of two rows, whose values are the buffer `values`.
+std::string OneColumn(const std::string& values, std::int8_t codec) {
+  flatbuffers::FlatBufferBuilder schema;
+  const std::vector<flatbuffers::Offset<arrow::Field>> fields = {arrow::CreateField(schema, schema.CreateString("id"), true, arrow::Type::Int, arrow::CreateInt(schema, 32, true).Union())};
+  const auto described = arrow::CreateSchema(schema, arrow::Endianness::Little, schema.CreateVector(fields));
+  schema.Finish(arrow::CreateMessage(schema, arrow::MetadataVersion::V5, arrow::MessageHeader::Schema, described.Union(), 0));
+  flatbuffers::FlatBufferBuilder batch;
+  const arrow::FieldNode node(2, 0);
+  const arrow::Buffer buffers[] = {{0, 0}, {0, static_cast<std::int64_t>(values.size())}};
+  const auto nodes = batch.CreateVectorOfStructs(&node, 1);
+  const auto places = batch.CreateVectorOfStructs(buffers, 2);
+  const auto compression = arrow::CreateBodyCompression(batch, static_cast<arrow::CompressionType>(codec));
+  const auto rows = arrow::CreateRecordBatch(batch, 2, nodes, places, compression);
+  batch.Finish(arrow::CreateMessage(batch, arrow::MetadataVersion::V5, arrow::MessageHeader::RecordBatch, rows.Union(), static_cast<std::int64_t>((values.size() + 7) / 8 * 8)));
+  std::string stream;
+  for (const auto* part : {&schema, &batch}) {
+    const std::uint32_t size = (part->GetSize() + 7) / 8 * 8, head[] = {0xffffffff, size};
+    stream.append(reinterpret_cast<const char*>(head), sizeof head);
+    stream.append(reinterpret_cast<const char*>(part->GetBufferPointer()), part->GetSize());
+    stream.resize((stream.size() + 7) / 8 * 8);
+  }
+  return stream + values + std::string((8 - values.size() % 8) % 8, '\0');
+}
+
+TEST(CompressedArrowTest, OfABufferItsLengthIsBelievedOnlyIfItIsSo) {
+  const auto with = [](std::int64_t length, const std::string& bytes, std::int8_t codec) {
+    std::string values(reinterpret_cast<const char*>(&length), sizeof length);
+    return ResultOf(*MakeScan(), R"J({"format": "arrow", "columns": ["id int"], "select": ["id"]})J", OneColumn(values + bytes, codec));
+  };
+  const std::string plain("\7\0\0\0\x8\0\0\0", 8);
+  std::string zstd(64, '\0'), lz4(64, '\0');
+  zstd.resize(ZSTD_compress(zstd.data(), zstd.size(), plain.data(), plain.size(), 1));
+  lz4.resize(LZ4F_compressFrame(lz4.data(), lz4.size(), plain.data(), plain.size(), nullptr));
+  EXPECT_EQ(with(-1, plain, 0), "7\n8\n") << "it is not compressed";
+  EXPECT_EQ(with(8, lz4, 0), "7\n8\n");
+  EXPECT_EQ(with(8, zstd, 1), "7\n8\n");
+  for (const std::int8_t codec : {std::int8_t{0}, std::int8_t{1}}) {
+    const std::string& bytes = codec == 0 ? lz4 : zstd;
+    for (const std::int64_t wrong : {4, 7, 9, 4096}) EXPECT_THAT(with(wrong, bytes, codec), ::testing::HasSubstr("column 'id': a compressed buffer is damaged")) << wrong;
+    EXPECT_THAT(with(8, bytes.substr(0, bytes.size() - 1), codec), ::testing::HasSubstr("a compressed buffer is damaged"));
+    EXPECT_THAT(with(8, bytes + bytes[0], codec), ::testing::HasSubstr("a compressed buffer is damaged"));
+    EXPECT_THAT(with(-2, bytes, codec), ::testing::HasSubstr("a compressed buffer has no length"));
+    EXPECT_THAT(with(std::int64_t{1} << 40, bytes, codec), ::testing::HasSubstr("more than 67108864 bytes of the columns needed are in one record batch"));
+    EXPECT_THAT(with(-1, plain.substr(0, 7), codec), ::testing::HasSubstr("too short for its rows"));
+  }
+  EXPECT_THAT(with(8, lz4, 1), ::testing::HasSubstr("a compressed buffer is damaged"));
+  EXPECT_THAT(with(8, lz4, 2), ::testing::HasSubstr("compressed in a way that is not known"));
 }
 
 TEST(MatchTest, GivesMatchingLinesOrTheirCount) {

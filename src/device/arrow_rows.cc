@@ -21,6 +21,8 @@ constexpr std::size_t kMetadataBytesMax = 4 << 20;
 constexpr std::size_t kFieldsMax = 16384, kDictionariesMax = 256, kDictionaryBytesMax = 32 << 20;
 constexpr std::int64_t kRowsMax = std::int64_t{1} << 31;
 constexpr std::int64_t kDayMs = 86'400'000;
+// A view: its length, then as many bytes if they are at most kInlineBytes, or 4 bytes of prefix, the number of a buffer and an offset in it.
+constexpr std::size_t kViewBytes = 16, kInlineBytes = 12;
 constexpr std::uint32_t kContinuation = 0xffffffff;
 
 Error Malformed(std::uint64_t at, const std::string& what) { return InvalidArgument(fmt::format("Arrow message at byte {}: {}", at, what)); }
@@ -38,22 +40,24 @@ struct Buffer {
   Bytes scratch;
 };
 
-enum class Layout : std::uint8_t { kInt, kUint, kFloat, kDouble, kBool, kDecimal, kDays, kMilliseconds, kText, kLargeText };
+enum class Layout : std::uint8_t { kInt, kUint, kFloat, kDouble, kBool, kDecimal, kDays, kMilliseconds, kText, kLargeText, kTextView };
 
 // How a wanted column lies in record batches.
 struct Wanted {
   std::size_t column = 0;            // Of the table's format.
   Layout layout = Layout::kInt;      // Of a dictionary's indices, where it has one.
-  std::size_t width = 0;             // Bytes of an element or of an offset; 0: bits.
-  std::size_t node = 0, buffer = 0;  // Its first in a record batch.
+  std::size_t width = 0;             // Bytes of an element, of an offset or of a view; 0: bits.
+  std::size_t node = 0, buffer = 0;  // Its first in a record batch, but for what views have beyond two buffers each.
+  std::size_t views = 0;             // Columns of views before it.
   std::optional<std::int64_t> dictionary;
-  Buffer elements, text;
+  Buffer elements;
+  std::vector<Buffer> texts;         // One; of views as many as the record batch says.
   Buffer validity;                   // A bit an element, 0 of a null; empty: there are none.
 };
 
 struct Dictionary {
   Layout layout = Layout::kText;
-  std::deque<std::pair<Buffer, Buffer>> parts;  // Offsets and text.
+  std::deque<Wanted> parts;  // Where the texts are.
   std::vector<std::string_view> texts;
 };
 
@@ -93,15 +97,16 @@ const Table* Verified(ByteView bytes, Metadata* copy) {
   return verifier.VerifyBuffer<Table>(nullptr) ? flatbuffers::GetRoot<Table>(data) : nullptr;
 }
 
-// Nodes and buffers that a field and what is below it have in a record batch.
-void Count(const arrow::Field& field, bool unions_have_validity, std::size_t* nodes, std::size_t* buffers) {
+// Nodes, buffers and columns of views that a field and what is below it have in a record batch.
+void Count(const arrow::Field& field, bool unions_have_validity, std::size_t* nodes, std::size_t* buffers, std::size_t* views) {
   ++*nodes;
   if (field.dictionary() != nullptr) {
     *buffers += 2;
     return;
   }
   switch (field.type_type()) {
-    case arrow::Type::Null: break;
+    case arrow::Type::Null:
+    case arrow::Type::RunEndEncoded: break;
     case arrow::Type::Struct_:
     case arrow::Type::FixedSizeList: *buffers += 1; break;
     case arrow::Type::Union: {
@@ -113,14 +118,16 @@ void Count(const arrow::Field& field, bool unions_have_validity, std::size_t* no
     case arrow::Type::Utf8:
     case arrow::Type::LargeBinary:
     case arrow::Type::LargeUtf8: *buffers += 3; break;
+    case arrow::Type::BinaryView:
+    case arrow::Type::Utf8View: ++*views; [[fallthrough]];
     default: *buffers += 2;
   }
   if (field.children() == nullptr) return;
-  for (const auto* child : *field.children()) Count(*child, unions_have_validity, nodes, buffers);
+  for (const auto* child : *field.children()) Count(*child, unions_have_validity, nodes, buffers, views);
 }
 
 bool KnownTypes(const arrow::Field& field) {
-  if (field.type_type() < arrow::Type::Null || field.type_type() > arrow::Type::LargeList) return false;
+  if (field.type_type() < arrow::Type::Null || field.type_type() > arrow::Type::Utf8View) return false;
   if (field.type_type() != arrow::Type::NONE && field.type() == nullptr) return false;
   if (field.children() == nullptr) return true;
   return std::all_of(field.children()->begin(), field.children()->end(), [](const auto* child) { return KnownTypes(*child); });
@@ -164,15 +171,30 @@ bool LayoutOf(const arrow::Field& field, const Type& type, Wanted* wanted) {
     case arrow::Type::Binary: return type.kind == TypeKind::kText && is(Layout::kText, 4);
     case arrow::Type::LargeUtf8:
     case arrow::Type::LargeBinary: return type.kind == TypeKind::kText && is(Layout::kLargeText, 8);
+    case arrow::Type::BinaryView:
+    case arrow::Type::Utf8View: return type.kind == TypeKind::kText && is(Layout::kTextView, kViewBytes);
     default: return false;
   }
 }
 
-bool IsText(Layout layout) { return layout == Layout::kText || layout == Layout::kLargeText; }
+bool IsText(Layout layout) { return layout == Layout::kText || layout == Layout::kLargeText || layout == Layout::kTextView; }
 
-// Texts [from, from + count) of an array, by its offsets. False: they are outside of `text`.
-bool AppendTexts(const Wanted& of, Layout layout, std::size_t from, std::size_t count, std::vector<std::string_view>* to) {
-  const std::string_view text = AsText(of.text.bytes);
+// Texts [from, from + count) of an array, by its views or offsets. False: they are outside of its buffers.
+bool AppendTexts(const Wanted& of, std::size_t from, std::size_t count, std::vector<std::string_view>* to) {
+  if (of.layout == Layout::kTextView) {
+    for (std::size_t i = from; i < from + count; ++i) {
+      const std::uint8_t* view = of.elements.bytes.data() + i * kViewBytes;
+      const std::uint32_t bytes = Load<std::uint32_t>(view), buffer = Load<std::uint32_t>(view + 8), begin = Load<std::uint32_t>(view + 12);
+      if (bytes <= kInlineBytes) {
+        to->push_back(AsText(ByteView(view + 4, bytes)));
+        continue;
+      }
+      if (buffer >= of.texts.size() || begin > of.texts[buffer].bytes.size() || bytes > of.texts[buffer].bytes.size() - begin) return false;
+      to->push_back(AsText(of.texts[buffer].bytes.subspan(begin, bytes)));
+    }
+    return true;
+  }
+  const std::string_view text = AsText(of.texts[0].bytes);
   const auto all = [&](auto zero) {
     using Offset = decltype(zero);
     const std::uint8_t* offsets = of.elements.bytes.data() + from * sizeof(Offset);
@@ -183,7 +205,7 @@ bool AppendTexts(const Wanted& of, Layout layout, std::size_t from, std::size_t 
     }
     return true;
   };
-  return layout == Layout::kText ? all(std::int32_t{0}) : all(std::int64_t{0});
+  return of.layout == Layout::kText ? all(std::int32_t{0}) : all(std::int64_t{0});
 }
 
 class ArrowRows final : public Rows {
@@ -293,17 +315,17 @@ class ArrowRows final : public Rows {
   Status ReadSchema(const arrow::Schema* schema, arrow::MetadataVersion version) {
     if (schema == nullptr || schema->fields() == nullptr || schema->fields()->size() > kFieldsMax) return InvalidArgument("the Arrow schema has no fields, or too many");
     if (schema->endianness() != arrow::Endianness::Little) return InvalidArgument("big-endian Arrow data is not supported");
-    std::size_t nodes = 0, buffers = 0;
+    std::size_t nodes = 0, buffers = 0, views = 0;
     std::vector<bool> found(options_.format.columns.size());
     for (const auto* field : *schema->fields()) {
-      if (!KnownTypes(*field)) return InvalidArgument("the Arrow schema has a type that is not supported (a view, or run-end encoded)");
+      if (!KnownTypes(*field)) return InvalidArgument("the Arrow schema has a type that is not supported (a view of lists)");
       const std::string name = field->name() != nullptr ? field->name()->str() : "";
       for (std::size_t i = 0; i < found.size(); ++i) {
         const ColumnDescription& column = options_.format.columns[i];
         if (column.name != name || found[i]) continue;
         found[i] = true;
         if (!options_.needed[i]) continue;
-        Wanted wanted{.column = i, .node = nodes, .buffer = buffers};
+        Wanted wanted{.column = i, .node = nodes, .buffer = buffers, .views = views};
         bool fits = LayoutOf(*field, column.type, &wanted);
         if (const auto* dictionary = field->dictionary(); fits && dictionary != nullptr) {
           wanted.dictionary = dictionary->id();
@@ -319,7 +341,7 @@ class ArrowRows final : public Rows {
         }
         wanted_.push_back(std::move(wanted));
       }
-      Count(*field, version == arrow::MetadataVersion::V4, &nodes, &buffers);
+      Count(*field, version == arrow::MetadataVersion::V4, &nodes, &buffers, &views);
     }
     for (std::size_t i = 0; i < found.size(); ++i) {
       if (!found[i] && options_.needed[i]) return InvalidArgument(fmt::format("the Arrow schema has no column '{}'", options_.format.columns[i].name));
@@ -361,8 +383,15 @@ class ArrowRows final : public Rows {
     };
     const auto* nodes = batch.nodes();
     const auto* buffers = batch.buffers();
-    const bool text = IsText(wanted->layout);
-    if (nodes == nullptr || buffers == nullptr || wanted->node >= nodes->size() || wanted->buffer + (text ? 3 : 2) > buffers->size()) return bad("it lacks buffers");
+    const bool view = wanted->layout == Layout::kTextView, offsets = IsText(wanted->layout) && !view;
+    const auto* more = batch.variadicBufferCounts();
+    std::size_t first = wanted->buffer, texts = offsets ? 1 : 0;
+    for (std::size_t i = 0; i < wanted->views + (view ? 1 : 0); ++i) {
+      const std::int64_t count = more != nullptr && i < more->size() ? more->Get(static_cast<unsigned>(i)) : -1;
+      if (count < 0 || buffers == nullptr || static_cast<std::uint64_t>(count) > buffers->size()) return bad("a column of views does not say how many buffers it has");
+      (i < wanted->views ? first : texts) += static_cast<std::size_t>(count);
+    }
+    if (nodes == nullptr || buffers == nullptr || wanted->node >= nodes->size() || first + 2 + texts > buffers->size()) return bad("it lacks buffers");
     if (nodes->Get(static_cast<unsigned>(wanted->node))->length() != rows) return bad("its length is not the record batch's");
     const auto load = [&](std::size_t index, std::uint64_t least, Buffer* to) -> Status {
       const auto* buffer = buffers->Get(static_cast<unsigned>(index));
@@ -396,10 +425,12 @@ class ArrowRows final : public Rows {
     };
     const auto count = static_cast<std::uint64_t>(rows);
     wanted->validity.bytes = {};
-    if (nodes->Get(static_cast<unsigned>(wanted->node))->null_count() != 0) GODWIT_TRY(load(wanted->buffer, (count + 7) / 8, &wanted->validity));
-    const std::uint64_t least = text ? (count == 0 ? 0 : (count + 1) * wanted->width) : wanted->width == 0 ? (count + 7) / 8 : count * wanted->width;
-    GODWIT_TRY(load(wanted->buffer + 1, least, &wanted->elements));
-    return text ? load(wanted->buffer + 2, 0, &wanted->text) : Status();
+    if (nodes->Get(static_cast<unsigned>(wanted->node))->null_count() != 0) GODWIT_TRY(load(first, (count + 7) / 8, &wanted->validity));
+    const std::uint64_t least = offsets ? (count == 0 ? 0 : (count + 1) * wanted->width) : wanted->width == 0 ? (count + 7) / 8 : count * wanted->width;
+    GODWIT_TRY(load(first + 1, least, &wanted->elements));
+    wanted->texts.resize(texts);
+    for (std::size_t i = 0; i < texts; ++i) GODWIT_TRY(load(first + 2 + i, 0, &wanted->texts[i]));
+    return {};
   }
 
   Result<std::int64_t> RowsOf(const Message& message, const arrow::RecordBatch* batch) {
@@ -431,19 +462,21 @@ class ArrowRows final : public Rows {
       dictionary.parts.clear();
       dictionary.texts.clear();
     }
-    Wanted texts{.layout = dictionary.layout, .width = dictionary.layout == Layout::kText ? 4u : 8u};
+    Wanted texts{.layout = dictionary.layout, .width = dictionary.layout == Layout::kText ? 4 : dictionary.layout == Layout::kLargeText ? 8 : kViewBytes};
     for (const Wanted& wanted : wanted_) {
       if (wanted.dictionary == header->id()) texts.column = wanted.column;
     }
     std::size_t held = 0;
     for (const auto& [id, other] : dictionaries_) {
-      for (const auto& [offsets, text] : other.parts) held += text.bytes.size();
+      for (const Wanted& part : other.parts) {
+        for (const Buffer& text : part.texts) held += text.bytes.size();
+      }
     }
     if (held > kDictionaryBytesMax) return Malformed(message.begin, fmt::format("dictionaries of more than {} bytes", kDictionaryBytesMax));
     GODWIT_TRY(ReadArray(source, message, *header->data(), rows, &texts, &held));
     if (!texts.validity.bytes.empty()) return Malformed(message.begin, "its dictionary has nulls; only the indices to it may");
-    if (!AppendTexts(texts, dictionary.layout, 0, static_cast<std::size_t>(rows), &dictionary.texts)) return Malformed(message.begin, "a text of its dictionary is outside of its buffer");
-    dictionary.parts.emplace_back(std::move(texts.elements), std::move(texts.text));
+    if (!AppendTexts(texts, 0, static_cast<std::size_t>(rows), &dictionary.texts)) return Malformed(message.begin, "a text of its dictionary is outside of its buffer");
+    dictionary.parts.push_back(std::move(texts));
     dictionaries_at_.push_back(message.begin);
     return {};
   }
@@ -499,7 +532,8 @@ class ArrowRows final : public Rows {
         break;
       case Layout::kText:
       case Layout::kLargeText:
-        if (!AppendTexts(wanted, wanted.layout, from, count, &to->texts)) return bad("a text is outside of its buffer");
+      case Layout::kTextView:
+        if (!AppendTexts(wanted, from, count, &to->texts)) return bad("a text is outside of its buffer");
     }
     // What lies in the place of a null may be anything.
     for (std::size_t i = 0; i < to->nulls.size(); ++i) {

@@ -285,13 +285,13 @@ TEST(ArrowTest, DamagedBytesAreAnErrorOrOtherValuesAndNothingElse) {
 // --- Compressed Arrow. The files were written by Polars (testdata/arrow_compressed_fixtures.mjs).
 
 const std::string kCompressedColumns = R"J("format": "arrow", "columns": ["id int", "name text", "weight real", "holes int"])J";
-constexpr const char* kCompressed[] = {"items-lz4.arrow", "items-zstd.arrow"};
+constexpr const char* kCompressed[] = {"items-lz4.arrow", "items-zstd.arrow", "items-views.arrow"};
 
-TEST(CompressedArrowTest, ReadsWhatPolarsWrote) {
+TEST(CompressedArrowTest, ReadsWhatPolarsWroteWithOffsetsAndViews) {
   for (const char* name : kCompressed) {
     const std::string bytes = Fixture(name);
     const auto scan = [&](const std::string& rest) { return ResultOf(*MakeScan(), "{" + kCompressedColumns + ", " + rest + "}", bytes); };
-    EXPECT_EQ(scan(R"J("where": "id between 2799 and 2801", "select": ["id", "name", "weight", "holes"])J"), "2799,name 49,87.25,19\n2800,name 0,87.5,\n2801,name 1,87.5,1\n") << name;
+    EXPECT_EQ(scan(R"J("where": "id between 2799 and 2801", "select": ["id", "name", "weight", "holes"])J"), "2799,name 49,87.25,19\n2800,a name of more than twelve bytes: 0,87.5,\n2801,name 1,87.5,1\n") << name;
     EXPECT_EQ(scan(R"J("aggregates": ["count", "sum(id)", "count(holes)", "sum(weight)"])J"), "3000,4498500,2571,140250\n") << name;
     ExpectSameInSteps(*MakeScan(), "{" + kCompressedColumns + R"J(, "where": "holes > 3", "select": ["id", "name"]})J", bytes, 3);
   }

@@ -71,7 +71,7 @@ void Foreground::LookAtProcessor(Clock::time_point now) {
 }
 
 double Foreground::share(Clock::time_point now) const {
-  return std::min(SinceLast(now) <= kWindow ? share_.load() : 1, ByLimit(left_, static_cast<std::size_t>(working_.load())));
+  return std::min(SinceLast(now) <= kWindow ? share_.load() : 1, ByLimit(left_, static_cast<std::size_t>(working_.load()), kShareLeast));
 }
 
 void Foreground::GuestsRan(std::chrono::nanoseconds used, std::size_t running, Clock::time_point now) {
@@ -80,8 +80,8 @@ void Foreground::GuestsRan(std::chrono::nanoseconds used, std::size_t running, C
   LookAtProcessor(now);
 }
 
-double Foreground::ByLimit(double left, std::size_t among) const {
-  return std::clamp(left / static_cast<double>(std::max<std::size_t>(1, among)), kShareLeast * std::min(1.0, limit_.load()), 1.0);
+double Foreground::ByLimit(double left, std::size_t among, double least) const {
+  return std::clamp(left / static_cast<double>(std::max<std::size_t>(1, among)), least * std::min(1.0, limit_.load()), 1.0);
 }
 
 Foreground::Figures Foreground::figures(Clock::time_point now) {

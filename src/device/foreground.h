@@ -28,7 +28,7 @@ namespace godwit::device {
 class Foreground {
  public:
   using Clock = std::chrono::steady_clock;
-  static constexpr double kShareLeast = 0.05;
+  static constexpr double kShareLeast = 0.05, kGuestsLeast = 0.25;  // Of its time, or of the limit where that is less than a core.
   static constexpr std::chrono::milliseconds kWindow{1000};  // Of what the 99th percentile is.
   static constexpr std::chrono::milliseconds kPeriod{100};   // Of limits on processor time, unless somebody chose another (sched-bwc in the kernel's documentation).
   static constexpr std::chrono::milliseconds kCredit{5};     // For how much of the past it is made good that something ran less than its share.
@@ -42,7 +42,7 @@ class Foreground {
   void Note(Clock::duration took, Clock::time_point now = Clock::now());
 
   // Of its time that a guest may compute, up to 1.
-  double share_of_guests() const { return ByLimit(left_to_guests_, guests_); }
+  double share_of_guests() const { return ByLimit(left_to_guests_, guests_, kGuestsLeast); }
   // So many compute now, and guests have had so much more of the processor.
   void GuestsRan(std::chrono::nanoseconds used, std::size_t running, Clock::time_point now = Clock::now());
 
@@ -84,7 +84,7 @@ class Foreground {
   static constexpr double kUnlimited = 1e9;
 
   // Of one, where so many cores are left to so many.
-  double ByLimit(double left, std::size_t among) const;
+  double ByLimit(double left, std::size_t among, double least) const;
   // Of several that look at once, one does.
   void LookAtProcessor(Clock::time_point now);
 

@@ -171,6 +171,11 @@ TEST_F(ForegroundTest, OfALimitedProcessorGuestsGoBeforeWork) {
   }
   EXPECT_NEAR(foreground.share_of_guests(), (0.5 * 0.95 - 0.1) / 2, 0.01) << "of two each";
   EXPECT_NEAR(foreground.share(now_), 0.5 * 0.95 - (0.1 + 0.2) * 1.25, 0.01);
+  for (int i = 0; i < 50; ++i) {  // The agent uses nearly all, as one that copies a memory does.
+    processor.used += 5ms;
+    foreground.GuestsRan(0ms, 2, now_ += 10ms);
+  }
+  EXPECT_NEAR(foreground.share_of_guests(), 0.5 * Foreground::kGuestsLeast, 0.001);
 }
 
 // Runs until it is told to rest, or until it is over: its output says which.

@@ -22,11 +22,11 @@ struct TopOptions {
 };
 
 std::string Devices(const json& devices) {
-  std::vector<std::vector<std::string>> rows{{"NAME", "CLASS", "CORES", "LOAD", "READS/S", "READ P50", "READ P99", "FUNCTIONS", "THEIR SHARE"}};
+  std::vector<std::vector<std::string>> rows{{"NAME", "CLASS", "CORES", "LOAD", "IO/S", "IO P50", "IO P99", "FUNCTIONS", "THEIR SHARE"}};
   for (const json& device : devices) {
     const json foreground = device.value("foreground", json::object());
-    const bool reads = foreground.value("per_second", 0.0) > 0;
-    const auto us = [&](const char* name) { return reads ? fmt::format("{:.0f} us", foreground.value(name, 0.0)) : std::string("-"); };
+    const bool active = foreground.value("per_second", 0.0) > 0;
+    const auto us = [&](const char* name) { return active ? fmt::format("{:.0f} us", foreground.value(name, 0.0)) : std::string("-"); };
     rows.push_back({device.value("name", ""), device.value("class", ""), fmt::format("{:.0f}", device.value("cores", 0.0)),
                     device.value("state", "") == "offline" ? "offline" : fmt::format("{:.0f}%", 100 * device.value("load", 0.0)),
                     fmt::format("{:.0f}", foreground.value("per_second", 0.0)), us("p50_us"), us("p99_us"), fmt::format("{:.0f}", foreground.value("running", 0.0)),
@@ -77,7 +77,7 @@ Result<int> Top(const TopOptions& options, const Session& session) {
 void AddTopCommand(CLI::App& app, Session& session) {
   auto options = std::make_shared<TopOptions>();
   CLI::App* command = app.add_subcommand("top", "Show what devices or instances do now");
-  command->add_option("kind", options->kind, "devices (the default): load, their own reads, and the share of time that functions near data get; instances");
+  command->add_option("kind", options->kind, "devices (the default): load, their own reads and writes, and the share of time that functions near data get; instances");
   command->add_flag("-w,--watch", options->watch, "Again every two seconds");
   command->footer("Examples:\n  godwit top\n  godwit top instances -o json");
   command->callback([options, &session] { session.action = [options, &session] { return Top(*options, session); }; });

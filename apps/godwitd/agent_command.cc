@@ -158,7 +158,7 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--core-watts", flags->core_watts, "Power of a busy core, for predictions; 0: not known")->check(CLI::Range(0.0, 10000.0));
   command->add_option("--power-cap-watts", flags->power_cap_watts, "Nothing moves here that would need more, by --core-watts; 0: no cap")->check(CLI::Range(0.0, 1e6));
   command->add_option("--foreground-p99-us", flags->foreground_p99_us,
-                      "Functions over datasets here get less time while the 99th percentile of reads of them is above this; 0: no bound");
+                      "Functions over datasets here get less time while the 99th percentile of reads and writes of them is above this; 0: no bound");
   command->add_option("--memory", flags->memory, "Memory for instances, for example 4Gi")->capture_default_str();
   command->add_option("--data-cache", flags->data_cache, "Memory for copies of other devices' datasets that functions read here again and again, for example 1Gi; 0: none are made")->capture_default_str();
   command->add_option("--emulated", flags->emulated, "What of this device is emulated, for people; may be repeated")->take_all()->expected(1);

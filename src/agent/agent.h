@@ -29,7 +29,7 @@ class Agent {
     model::DeviceClass device_class = model::DeviceClass::kHost;
     std::uint32_t cores = 1;
     double speed = 1, core_watts = 0, power_cap_watts = 0;  // As DeviceRecord has them.
-    std::chrono::microseconds foreground_p99{0};  // Bound of the reads of datasets here, which go before what runs over them; 0: none.
+    std::chrono::microseconds foreground_p99{0};  // Bound of the reads and writes of datasets here, which go before what runs over them; 0: none.
     ByteCount memory;                    // For instances.
     std::vector<std::string> emulated;   // What of the device is emulated, for people.
     std::string controller;              // URL

@@ -63,6 +63,7 @@ std::optional<std::pair<std::uint64_t, std::uint64_t>> RangeOf(std::string_view 
 // Takes piece after piece until the end; owns itself through the callbacks.
 struct Upload : std::enable_shared_from_this<Upload> {
   Exchange exchange;
+  device::Foreground* foreground = nullptr;
   std::unique_ptr<DatasetWriter> writer;
   DataHttp::Registrar registrar;
 
@@ -70,7 +71,9 @@ struct Upload : std::enable_shared_from_this<Upload> {
     exchange->Read([self = shared_from_this()](Result<std::string> piece) {
       if (!piece.ok()) return;  // The client is gone; the writer leaves nothing.
       if (!piece->empty()) {
+        const auto begin = std::chrono::steady_clock::now();
         const Status written = self->writer->Write(AsBytes(*piece));
+        self->foreground->Note(std::chrono::steady_clock::now() - begin);
         return written.ok() ? self->Next() : Refuse(self->exchange, written.error());
       }
       auto info = self->writer->Commit();
@@ -222,6 +225,7 @@ void DataHttp::Put(const Exchange& exchange, const model::DatasetName& name) {
   if (!writer.ok()) return Refuse(exchange, writer.error());
   auto upload = std::make_shared<Upload>();
   upload->exchange = exchange;
+  upload->foreground = &foreground_;
   upload->writer = std::move(writer).value();
   upload->registrar = registrar_;
   upload->Next();

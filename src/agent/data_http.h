@@ -25,7 +25,7 @@ class DataHttp {
     std::function<void(const DatasetInfo& info, std::function<void(Status)> done)> put;
     std::function<void(const model::DatasetName& name, std::function<void(Status)> done)> remove;
   };
-  // `datasets`, `foreground`, which is told of reads, and `device`, which runs functions over them, outlive it. With a token, requests must bear it.
+  // `datasets`, `foreground`, which is told of reads and writes, and `device`, which runs functions over them, outlive it. With a token, requests must bear it.
   DataHttp(Datasets& datasets, device::Foreground& foreground, device::Device& device, std::string token, Registrar registrar)
       : datasets_(datasets), foreground_(foreground), device_(device), token_(std::move(token)), registrar_(std::move(registrar)) {}
   // False: not a path of datasets.

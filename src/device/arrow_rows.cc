@@ -34,6 +34,12 @@ T Load(const std::uint8_t* from) {
   return value;
 }
 
+// An element of a vector that was verified, wherever it lies: some writers align what needs 8 bytes to 4.
+template <typename T, typename Vector>
+T At(const Vector& vector, std::size_t index) {
+  return Load<T>(vector.Data() + index * sizeof(T));
+}
+
 // Elements of `width` bytes, copied or where they lie.
 struct Buffer {
   ByteView bytes;
@@ -387,26 +393,27 @@ class ArrowRows final : public Rows {
     const auto* more = batch.variadicBufferCounts();
     std::size_t first = wanted->buffer, texts = offsets ? 1 : 0;
     for (std::size_t i = 0; i < wanted->views + (view ? 1 : 0); ++i) {
-      const std::int64_t count = more != nullptr && i < more->size() ? more->Get(static_cast<unsigned>(i)) : -1;
+      const std::int64_t count = more != nullptr && i < more->size() ? At<std::int64_t>(*more, i) : -1;
       if (count < 0 || buffers == nullptr || static_cast<std::uint64_t>(count) > buffers->size()) return bad("a column of views does not say how many buffers it has");
       (i < wanted->views ? first : texts) += static_cast<std::size_t>(count);
     }
     if (nodes == nullptr || buffers == nullptr || wanted->node >= nodes->size() || first + 2 + texts > buffers->size()) return bad("it lacks buffers");
-    if (nodes->Get(static_cast<unsigned>(wanted->node))->length() != rows) return bad("its length is not the record batch's");
+    const auto node = At<arrow::FieldNode>(*nodes, wanted->node);
+    if (node.length() != rows) return bad("its length is not the record batch's");
     const auto load = [&](std::size_t index, std::uint64_t least, Buffer* to) -> Status {
-      const auto* buffer = buffers->Get(static_cast<unsigned>(index));
+      const auto buffer = At<arrow::Buffer>(*buffers, index);
       const std::uint64_t size = message.end - message.body;
-      if (buffer->offset() < 0 || buffer->length() < 0 || static_cast<std::uint64_t>(buffer->offset()) > size ||
-          static_cast<std::uint64_t>(buffer->length()) > size - static_cast<std::uint64_t>(buffer->offset())) {
+      if (buffer.offset() < 0 || buffer.length() < 0 || static_cast<std::uint64_t>(buffer.offset()) > size ||
+          static_cast<std::uint64_t>(buffer.length()) > size - static_cast<std::uint64_t>(buffer.offset())) {
         return bad("a buffer is outside of its message");
       }
       const auto hold = [&](std::uint64_t bytes) -> Status {
         if (bytes <= kArrowBatchBytesMax && (*held += bytes) <= kArrowBatchBytesMax) return {};
         return bad(fmt::format("more than {} bytes of the columns needed are in one record batch; write smaller ones", kArrowBatchBytesMax));
       };
-      const auto length = static_cast<std::uint64_t>(buffer->length());
+      const auto length = static_cast<std::uint64_t>(buffer.length());
       GODWIT_TRY(hold(length));
-      GODWIT_ASSIGN(to->bytes, source.Window(message.body + static_cast<std::uint64_t>(buffer->offset()), length, to->scratch));
+      GODWIT_ASSIGN(to->bytes, source.Window(message.body + static_cast<std::uint64_t>(buffer.offset()), length, to->scratch));
       if (to->bytes.size() != length) return bad("a buffer is cut short");
       if (batch.compression() != nullptr && length != 0) {
         // Its length before it was compressed; -1: it was not.
@@ -425,7 +432,7 @@ class ArrowRows final : public Rows {
     };
     const auto count = static_cast<std::uint64_t>(rows);
     wanted->validity.bytes = {};
-    if (nodes->Get(static_cast<unsigned>(wanted->node))->null_count() != 0) GODWIT_TRY(load(first, (count + 7) / 8, &wanted->validity));
+    if (node.null_count() != 0) GODWIT_TRY(load(first, (count + 7) / 8, &wanted->validity));
     const std::uint64_t least = offsets ? (count == 0 ? 0 : (count + 1) * wanted->width) : wanted->width == 0 ? (count + 7) / 8 : count * wanted->width;
     GODWIT_TRY(load(first + 1, least, &wanted->elements));
     wanted->texts.resize(texts);

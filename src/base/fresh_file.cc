@@ -35,7 +35,7 @@ Status WriteAll(int fd, ByteView bytes, std::string_view what) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(fd, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoError("writing " + std::string(what));
+    if (written <= 0) return ErrnoError("writing " + std::string(what));
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
   return {};

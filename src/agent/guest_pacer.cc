@@ -2,12 +2,10 @@
 
 #include <utility>
 
-#include "device/processor.h"
-
 namespace godwit::agent {
 
 GuestPacer::GuestPacer(device::Foreground& foreground, PaceAll pace) : foreground_(foreground), pace_(std::move(pace)) {
-  if (device::UseOfProcessor().limit) thread_ = std::thread([this] { Main(); });
+  if (foreground_.limited()) thread_ = std::thread([this] { Main(); });
 }
 
 GuestPacer::~GuestPacer() {

@@ -41,6 +41,11 @@ class Foreground {
   // An operation of the device's own ended, and took so long.
   void Note(Clock::duration took, Clock::time_point now = Clock::now());
 
+  // Is there a limit on processor time now?
+  bool limited(Clock::time_point now = Clock::now()) {
+    LookAtProcessor(now);
+    return limit_ != kUnlimited;
+  }
   // Of its time that a guest may compute, up to 1.
   double share_of_guests() const { return ByLimit(left_to_guests_, guests_, kGuestsLeast); }
   // So many compute now, and guests have had so much more of the processor.

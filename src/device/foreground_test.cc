@@ -126,37 +126,41 @@ TEST_F(ForegroundTest, ADebtIsPaidByRestAndCreditIsLimited) {
   EXPECT_EQ(debt.Owed(now_), 0ms) << "it may have all";
 }
 
-// So much of the processor a piece.
-class Brisk final : public Function {
+// Work that is not brief, and needs nothing: a `run` with Work::Run's parameters but for the data.
+template <auto run>
+class Lasting final : public Function {
  public:
-  static constexpr auto kCpu = 3ms;
   class Running final : public Work {
    public:
-    Result<bool> Run(const Source&, const Pace& pace, Bytes*) override {
-      timespec begun{}, now{};
-      for (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);; pace.Over(0)) {
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-        if (std::chrono::seconds(now.tv_sec - begun.tv_sec) + std::chrono::nanoseconds(now.tv_nsec - begun.tv_nsec) >= kCpu) return true;
-      }
-    }
+    Result<bool> Run(const Source&, const Pace& pace, Bytes* output) override { return run(pace, output); }
     Result<Bytes> Save() override { return Bytes(); }
     std::uint64_t read_bytes() const override { return 0; }
   };
-  std::string_view name() const override { return "brisk"; }
+  std::string_view name() const override { return "lasting"; }
   Result<std::unique_ptr<Work>> Begin(ByteView, ByteView, Part) const override { return std::unique_ptr<Work>(std::make_unique<Running>()); }
   bool brief(ByteView, Part) const override { return false; }
 };
 
+constexpr auto kBriskCpu = 3ms;  // Of the processor a piece.
+
+bool Brisk(const Pace& pace, Bytes*) {
+  timespec begun{}, now{};
+  for (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);; pace.Over(0)) {
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    if (std::chrono::seconds(now.tv_sec - begun.tv_sec) + std::chrono::nanoseconds(now.tv_nsec - begun.tv_nsec) >= kBriskCpu) return true;
+  }
+}
+
 TEST_F(ForegroundTest, WhatAPieceHadTooMuchTheNextOnesGoWithout) {
   const auto foreground = std::make_shared<Foreground>(0us, [] { return ProcessorUse{.limit = 0.1, .used = 0ns}; });
-  Engine engine({.profile = {.name = "small", .device_class = "csd", .cores = 1}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Brisk>()}, .foreground = foreground});
+  Engine engine({.profile = {.name = "small", .device_class = "csd", .cores = 1}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Lasting<Brisk>>()}, .foreground = foreground});
   Request request;
   request.opcode = Opcode::kExecute;
   request.function = 1;
   const auto begin = Foreground::Clock::now();
   for (int i = 0; i < 10; ++i) ASSERT_TRUE(engine.Call(request).status.ok());
   // None of them takes longer than its credit. The last one need not be paid for yet.
-  EXPECT_GE(Foreground::Clock::now() - begin, 9 * Brisk::kCpu / (0.1 * 0.95) - Foreground::kPeriod);
+  EXPECT_GE(Foreground::Clock::now() - begin, 9 * kBriskCpu / (0.1 * 0.95) - Foreground::kPeriod);
 }
 
 TEST_F(ForegroundTest, OfALimitedProcessorGuestsGoBeforeWork) {
@@ -179,33 +183,22 @@ TEST_F(ForegroundTest, OfALimitedProcessorGuestsGoBeforeWork) {
 }
 
 // Runs until it is told to rest, or until it is over: its output says which.
-class Restless final : public Function {
- public:
-  class Running final : public Work {
-   public:
-    Result<bool> Run(const Source&, const Pace& pace, Bytes* output) override {
-      // From another thread, as who watches over a guest does: the worker itself rests in Over.
-      std::atomic<bool> asked{false};
-      std::thread watch([&] {
-        while (pace.Owed() == 0us && !pace.Over(0)) std::this_thread::yield();
-        output->push_back(pace.Over(0) ? 'n' : 'y');
-        asked = true;
-      });
-      while (!asked) std::this_thread::yield();
-      watch.join();
-      return true;
-    }
-    Result<Bytes> Save() override { return Bytes(); }
-    std::uint64_t read_bytes() const override { return 0; }
-  };
-  std::string_view name() const override { return "restless"; }
-  Result<std::unique_ptr<Work>> Begin(ByteView, ByteView, Part) const override { return std::unique_ptr<Work>(std::make_unique<Running>()); }
-  bool brief(ByteView, Part) const override { return false; }
-};
+bool Restless(const Pace& pace, Bytes* output) {
+  // From another thread, as who watches over a guest does: the worker itself rests in Over.
+  std::atomic<bool> asked{false};
+  std::thread watch([&] {
+    while (pace.Owed() == 0us && !pace.Over(0)) std::this_thread::yield();
+    output->push_back(pace.Over(0) ? 'n' : 'y');
+    asked = true;
+  });
+  while (!asked) std::this_thread::yield();
+  watch.join();
+  return true;
+}
 
 TEST_F(ForegroundTest, WorkRestsWhileTheBoundIsPassedAndIsPushedBackWhenThatIsNotEnough) {
   const auto foreground = std::make_shared<Foreground>(1us);
-  Engine engine({.profile = {.name = "busy", .device_class = "csd"}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Restless>()}, .foreground = foreground});
+  Engine engine({.profile = {.name = "busy", .device_class = "csd"}, .storage = nullptr, .programs = nullptr, .built_in = {std::make_shared<Lasting<Restless>>()}, .foreground = foreground});
   Request request;
   request.opcode = Opcode::kExecute;
   request.function = 1;

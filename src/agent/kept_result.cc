@@ -8,6 +8,9 @@
 namespace godwit::agent {
 namespace {
 
+// Longer than any piece waits for its turn. Memory of a caller that died is freed after it.
+constexpr std::chrono::microseconds kUnusedFor = std::chrono::minutes(10);
+
 // One command is under way at any time, and its completion holds this.
 class Keeping final : public Pending, public std::enable_shared_from_this<Keeping> {
  public:
@@ -19,6 +22,7 @@ class Keeping final : public Pending, public std::enable_shared_from_this<Keepin
   void Begin() {
     device::Request allocate = Command(device::Opcode::kAllocate);
     allocate.bytes = kResultBytesMax;
+    allocate.value = static_cast<std::uint64_t>(kUnusedFor.count());
     device_->Submit(std::move(allocate), [self = shared_from_this()](device::Completion completion) {
       if (!completion.status.ok()) return self->done_(completion.status.error().Within("memory for a result"));
       self->memory_ = completion.capability;

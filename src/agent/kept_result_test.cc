@@ -71,6 +71,19 @@ TEST_F(KeptResultTest, AllPiecesAreKeptInOrder) {
   EXPECT_EQ(Content("all"), text_);
 }
 
+TEST_F(KeptResultTest, MemoryOfACallerThatDiesIsFreedSomeDay) {
+  std::uint64_t unused_for_us = 0;
+  class Spy final : public device::Device {
+   public:
+    explicit Spy(std::uint64_t& told) : told_(told) {}
+    void Submit(device::Request request, Done) override { told_ = request.value; }
+    std::uint64_t& told_;
+  };
+  KeepResult(std::make_shared<Spy>(unused_for_us), nullptr, Match("."), "never", [](Result<std::uint64_t>) {});
+  EXPECT_GE(unused_for_us, 60'000'000u);
+  EXPECT_LE(unused_for_us, 3'600'000'000u);
+}
+
 TEST_F(KeptResultTest, NoOutputIsAnEmptyResult) {
   const auto kept = Keep(Match("none of them"), "empty");
   ASSERT_TRUE(kept.ok()) << kept.error().message;

@@ -210,6 +210,22 @@ TEST_P(ConformanceTest, ATenantsMemoryIsLimited) {
   EXPECT_EQ(CodeOf(Do(request)), ErrorCode::kInvalidArgument);
 }
 
+TEST_P(ConformanceTest, MemoryThatNobodyUsesIsFreedForTheNextAllocation) {
+  Request request = Make(Opcode::kAllocate);
+  request.bytes = LoadProfile(GetParam().profile).tenant_memory.value;
+  request.value = 1;
+  const Capability all = Do(request).capability;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  request = Make(Opcode::kAllocate);
+  request.bytes = 10;
+  request.value = 3'600'000'000;
+  const Completion next = Do(request);
+  ASSERT_TRUE(next.status.ok()) << next.status.error().message;
+  EXPECT_EQ(Read({all, 0, 10}), "error 2");
+  Allocate(10);
+  EXPECT_EQ(Read({next.capability, 0, 10}), std::string(10, '\0')) << "its time is not over";
+}
+
 // --- Storage
 
 TEST_P(ConformanceTest, ObjectsComeAndGoWithoutPassingTheHost) {

@@ -40,6 +40,7 @@ Status NeedRanges(const Request& request, std::size_t count) {
 
 // What is touched by commands that run on the submitter's thread.
 constexpr std::uint64_t kAtOnceBytes = 64 << 10;
+constexpr std::uint64_t kUnusedForMaxUs = 24ull * 3600 * 1'000'000;
 
 // May a command take so long that the submitter, an event loop perhaps, must not wait for it? Programs are fetched, storage
 // blocks, and large memory is slow to touch.
@@ -354,7 +355,7 @@ Status Engine::Functions(const Request& request, Completion* completion) {
 Status Engine::Memory(const Request& request, Completion* completion) {
   switch (request.opcode) {
     case Opcode::kAllocate: {
-      GODWIT_ASSIGN(completion->capability, memory_.Allocate(request.tenant, request.bytes));
+      GODWIT_ASSIGN(completion->capability, memory_.Allocate(request.tenant, request.bytes, microseconds(std::min(request.value, kUnusedForMaxUs))));
       return {};
     }
     case Opcode::kFree: {

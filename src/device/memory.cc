@@ -6,6 +6,7 @@
 #include <openssl/rand.h>
 
 #include <cstring>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -41,20 +42,35 @@ Status FunctionMemory::Check(const Capability& capability) const {
   return {};
 }
 
-Result<Capability> FunctionMemory::Allocate(const std::string& tenant, std::uint64_t bytes) {
+FunctionMemory::Allocations::iterator FunctionMemory::Erase(Allocations::iterator allocation) {
+  const std::uint64_t bytes = allocation->second.memory->size();
+  used_ -= bytes;
+  const auto of_tenant = of_tenant_.find(allocation->second.tenant);
+  of_tenant->second -= bytes;
+  if (of_tenant->second == 0) of_tenant_.erase(of_tenant);
+  return allocations_.erase(allocation);
+}
+
+Result<Capability> FunctionMemory::Allocate(const std::string& tenant, std::uint64_t bytes, std::chrono::microseconds unused_for) {
   if (bytes == 0) return InvalidArgument("an allocation needs at least one byte");
   Capability capability;
   const std::lock_guard lock(mutex_);
-  std::uint64_t& of_tenant = of_tenant_[tenant];
+  const auto now = Clock::now();
+  for (auto one = allocations_.begin(); one != allocations_.end();) {
+    const Allocation& allocation = one->second;
+    one = allocation.unused_for.count() != 0 && now - allocation.used >= allocation.unused_for ? Erase(one) : std::next(one);
+  }
+  const auto found = of_tenant_.find(tenant);
+  const std::uint64_t of_tenant = found != of_tenant_.end() ? found->second : 0;
   if (bytes > most_.value - used_ || (!tenant.empty() && bytes > per_tenant_.value - std::min(per_tenant_.value, of_tenant))) {
     return ResourceExhausted(fmt::format("{} bytes asked for: {} of {} bytes of function memory are used, by '{}' {} of {}", bytes, used_,
                                          most_.value, tenant, of_tenant, per_tenant_.value));
   }
   capability = {next_++, 0, bytes, Rights::kReadWrite, {}};
   capability.seal = Seal(capability);
-  allocations_[capability.memory] = {std::make_shared<Bytes>(bytes), tenant};
+  allocations_[capability.memory] = {std::make_shared<Bytes>(bytes), tenant, unused_for, now};
   used_ += bytes;
-  of_tenant += bytes;
+  of_tenant_[tenant] += bytes;
   return capability;
 }
 
@@ -66,15 +82,11 @@ Status FunctionMemory::Free(const Capability& capability) {
   if (capability.offset != 0 || capability.bytes != found->second.memory->size() || capability.rights != Rights::kReadWrite) {
     return PermissionDenied("only the capability of the whole allocation with all rights frees it");
   }
-  used_ -= capability.bytes;
-  auto& of_tenant = of_tenant_[found->second.tenant];
-  of_tenant -= capability.bytes;
-  if (of_tenant == 0) of_tenant_.erase(found->second.tenant);
-  allocations_.erase(found);
+  Erase(found);
   return {};
 }
 
-Result<Capability> FunctionMemory::Grant(const Range& range, Rights rights) const {
+Result<Capability> FunctionMemory::Grant(const Range& range, Rights rights) {
   GODWIT_TRY(Resolve(range, rights));
   if (rights == Rights::kNone) return InvalidArgument("a capability without rights");
   Capability part{range.capability.memory, range.capability.offset + range.offset, range.bytes, rights, {}};
@@ -82,7 +94,7 @@ Result<Capability> FunctionMemory::Grant(const Range& range, Rights rights) cons
   return part;
 }
 
-Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights rights) const {
+Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights rights) {
   const Capability& capability = range.capability;
   GODWIT_TRY(Check(capability));
   const auto wanted = static_cast<std::uint8_t>(rights);
@@ -93,6 +105,7 @@ Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights
   const std::lock_guard lock(mutex_);
   const auto found = allocations_.find(capability.memory);
   if (found == allocations_.end()) return NotFound("that memory has been freed");
+  found->second.used = Clock::now();
   Piece piece{found->second.memory, {}};
   piece.bytes = std::span(*piece.memory).subspan(capability.offset + range.offset, range.bytes);
   return piece;

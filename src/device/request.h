@@ -34,7 +34,7 @@ enum class Opcode : std::uint8_t {
   kDeactivate = 7,  // function; kFailedPrecondition while it runs.
   kUnload = 8,      // function; kFailedPrecondition while it is active.
   // Function data memory (FDM); an allocated piece is AFDM.
-  kAllocate = 9,    // bytes -> capability, for reading and writing; cleared.
+  kAllocate = 9,    // bytes -> capability, for reading and writing; cleared. value: microseconds without use after which it is freed (0: never; at most a day).
   kFree = 10,       // ranges[0]: a whole allocation with all rights.
   kGrant = 11,      // ranges[0], rights -> capability for that part and no more rights than the given one has.
   kWrite = 12,      // data -> ranges[0]

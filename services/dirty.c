@@ -1,6 +1,6 @@
 // Memory that changes, for measuring migrations:
 //   GET /dirty?mib=N[&records=1]   touches N MiB (kept until the next such request) and fills them with noise, or with lines of records
-//   GET /dirty?mb_s=R&ms=T         for T ms writes distinct 4 KiB pages of them, round and round, at R MB/s
+//   GET /dirty?mb_s=R&ms=T         for T ms writes distinct 4 KiB pages of them, round and round, at R MB/s; how many, and the nanoseconds that writing them took
 //   GET /dirty?sum=1               a checksum over all of it, and the number of pages written
 //   GET /dirty                     answers at once, with the time since 1970
 // One request may write while others are answered: it waits at a call to its host every millisecond.
@@ -62,11 +62,11 @@ static void sleep_until(int64_t when_ns) {
   nanosleep(&wait, NULL);
 }
 
-static void write_for(double pages_per_ns, int64_t length_ns) {
+static void write_for(double pages_per_ns, int64_t length_ns, uint64_t* done, int64_t* busy_ns) {
   const int64_t begin = godwit_time_ns();
-  uint64_t done = 0;
   for (int64_t now = begin; now < begin + length_ns && pages != 0; now = godwit_time_ns()) {
-    for (const uint64_t due = (uint64_t)((double)(now - begin) * pages_per_ns); done < due; ++done) write_page();
+    for (const uint64_t due = (uint64_t)((double)(now - begin) * pages_per_ns); *done < due; ++*done) write_page();
+    *busy_ns += godwit_time_ns() - now;
     sleep_until(now + 1000000);
   }
 }
@@ -90,7 +90,11 @@ void godwit_handle(godwit_request* request) {
   }
   if (godwit_query_value(request, "mb_s", text, sizeof text) > 0) {
     const double pages_per_ns = atof(text) * 1e6 / kPage / 1e9;
-    if (godwit_query_value(request, "ms", text, sizeof text) > 0) write_for(pages_per_ns, atoll(text) * 1000000);
+    uint64_t done = 0;
+    int64_t busy_ns = 0;
+    if (godwit_query_value(request, "ms", text, sizeof text) > 0) write_for(pages_per_ns, atoll(text) * 1000000, &done, &busy_ns);
+    godwit_printf(request, "%llu %lld\n", (unsigned long long)done, (long long)busy_ns);
+    return;
   }
   if (godwit_query_value(request, "sum", text, sizeof text) > 0) {
     godwit_printf(request, "%016llx %llu\n", (unsigned long long)checksum(), (unsigned long long)written);

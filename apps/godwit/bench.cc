@@ -189,10 +189,14 @@ void AddBenchCommand(CLI::App& app, Session& session) {
   migrate->add_option("--dirty", options->dirty_mb_s, "How fast it changes, in MB/s of distinct pages")->delimiter(',')->capture_default_str();
   migrate->add_option("--link", options->link_mbps, "Links, in Mbit/s; 0: the loopback interface; others need root")->delimiter(',')->capture_default_str();
   migrate->add_flag("--records", options->records, "Memory full of lines of records, which compress; default: of noise, which does not");
+  migrate->add_flag("--to-aarch64", options->to_aarch64, "To a device of AArch64 (emulated); counts the way there alone");
+  migrate->add_option("--every", options->every_seconds, "A live move in so many seconds, against as long without one, as clients see it")->check(CLI::Range(0.5, 600.0));
   migrate->footer(
       "Examples:\n"
       "  godwit bench migrate --html migrate.html\n"
-      "  godwit bench migrate --memory 1024 --dirty 50 --link 0 --moves 20 -o json");
+      "  godwit bench migrate --memory 1024 --dirty 50 --link 0 --moves 20 -o json\n"
+      "  godwit bench migrate --memory 1,256 --dirty 0 --link 0 --to-aarch64\n"
+      "  godwit bench migrate --memory 64 --dirty 0 --link 0 --every 5 --moves 20");
 }
 
 }  // namespace godwit::cli

@@ -32,6 +32,8 @@ struct BenchOptions {
   std::vector<int> memory_mib{0, 64, 1024}, dirty_mb_s{0, 50};
   std::vector<std::uint64_t> link_mbps{0, 1000};
   bool records = false;
+  bool to_aarch64 = false;   // The device that is moved to.
+  double every_seconds = 0;  // One move in so many seconds, and as long without one; 0: one after the other.
   bool queries = false;
   bool cached = false;
   bool shift = false;

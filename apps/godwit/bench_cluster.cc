@@ -43,13 +43,16 @@ Result<int> FreePort() {
 // Daemons of this process's own, on the loopback interface.
 class LoopbackCluster final : public BenchCluster {
  public:
-  Status Begin(const fs::path& folder, ByteCount memory) {
+  Status Begin(const fs::path& folder, const Plan& plan) {
     folder_ = folder;
+    if (plan.there_aarch64) emulated_ = {"AArch64 by qemu-user"};
     GODWIT_ASSIGN(const int port, FreePort());
     const std::string url = fmt::format("http://127.0.0.1:{}", port);
-    GODWIT_TRY(Spawn("controller", {"controller", "--listen", fmt::format("127.0.0.1:{}", port)}));
-    for (const char* name : {"here", "there"}) {
-      GODWIT_TRY(Spawn(name, {"agent", "--name", name, "--join", url, "--memory", std::to_string(memory.value)}));
+    const std::vector<std::string> native = {Beside("godwitd")}, aarch64 = {"qemu-aarch64-static", Beside("../../build-aarch64/bin/godwitd")};
+    GODWIT_TRY(Spawn("controller", native, {"controller", "--listen", fmt::format("127.0.0.1:{}", port)}));
+    for (const std::string name : {"here", "there"}) {
+      GODWIT_TRY(Spawn(name, plan.there_aarch64 && name == "there" ? aarch64 : native,
+                       {"agent", "--name", name, "--join", url, "--memory", std::to_string(plan.memory.value)}));
     }
     return Connect(url);
   }
@@ -61,8 +64,8 @@ class LoopbackCluster final : public BenchCluster {
   }
 
  private:
-  Status Spawn(const std::string& name, std::vector<std::string> words) {
-    words.insert(words.begin(), Beside("godwitd"));
+  Status Spawn(const std::string& name, const std::vector<std::string>& program, std::vector<std::string> words) {
+    words.insert(words.begin(), program.begin(), program.end());
     words.insert(words.end(), {"--data", (folder_ / name).string(), "--die-with-parent"});
     std::vector<char*> pointers;
     for (std::string& word : words) pointers.push_back(word.data());
@@ -72,7 +75,7 @@ class LoopbackCluster final : public BenchCluster {
     posix_spawn_file_actions_addopen(&actions, 1, (folder_ / (name + ".log")).c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
     pid_t pid = 0;
-    const int failed = posix_spawn(&pid, pointers[0], &actions, nullptr, pointers.data(), environ);
+    const int failed = posix_spawnp(&pid, pointers[0], &actions, nullptr, pointers.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
     if (failed != 0) return NotFound("cannot start " + words[0]);
     pids_.push_back(pid);
@@ -86,12 +89,13 @@ class LoopbackCluster final : public BenchCluster {
 // A cluster of `godwit up`.
 class LinkedCluster final : public BenchCluster {
  public:
-  Status Begin(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores, ByteCount data_cache) {
+  Status Begin(const fs::path& folder, const Plan& plan) {
     folder_ = folder;
     std::ofstream(folder / "cluster.toml") << fmt::format(
-        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\ndata_cache = \"{3}\"\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = {2}\nlink_mbps = {1}\n",
-        memory.value, mbps, there_cores, data_cache.value);
-    emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", mbps)};
+        "[[device]]\nname = \"here\"\nmemory = \"{0}\"\ncores = 64\ndata_cache = \"{3}\"\n[[device]]\nname = \"there\"\nmemory = \"{0}\"\ncores = {2}\nlink_mbps = {1}\nisa = \"{4}\"\n",
+        plan.memory.value, plan.mbps, plan.there_cores, plan.data_cache.value, plan.there_aarch64 ? "aarch64" : "native");
+    emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", plan.mbps)};
+    if (plan.there_aarch64) emulated_.push_back("AArch64 by qemu-user");
     GODWIT_TRY(Run({"up", "-f", (folder / "cluster.toml").string(), "--detach", "-q"}));
     up_ = true;
     return Connect((folder / "config/godwit/context.json").string());
@@ -115,14 +119,14 @@ class LinkedCluster final : public BenchCluster {
 
 Status BuildServices(const fs::path& source, const fs::path& to) { return RunOrFail({(source / "../services/build.sh").string(), to.string()}); }
 
-Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores, ByteCount data_cache) {
-  if (mbps == 0) {
+Result<std::unique_ptr<BenchCluster>> BenchCluster::Start(const fs::path& folder, const Plan& plan) {
+  if (plan.mbps == 0) {
     auto cluster = std::make_unique<LoopbackCluster>();
-    GODWIT_TRY(cluster->Begin(folder, memory));
+    GODWIT_TRY(cluster->Begin(folder, plan));
     return std::unique_ptr<BenchCluster>(std::move(cluster));
   }
   auto cluster = std::make_unique<LinkedCluster>();
-  GODWIT_TRY(cluster->Begin(folder, mbps, memory, there_cores, data_cache));
+  GODWIT_TRY(cluster->Begin(folder, plan));
   return std::unique_ptr<BenchCluster>(std::move(cluster));
 }
 

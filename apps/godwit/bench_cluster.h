@@ -15,10 +15,16 @@ Status BuildServices(const std::filesystem::path& source, const std::filesystem:
 
 class BenchCluster {
  public:
-  // Devices "here" and "there", each with `memory` for instances. `mbps` 0: both on the loopback interface; else "there" is
-  // in a network namespace behind a veth pair of that speed (`godwit up`; needs root), with `there_cores` of the processor.
+  // Devices "here" and "there".
+  struct Plan {
+    std::uint64_t mbps = 0;   // 0: both on the loopback interface; else "there" is in a network namespace behind a veth pair of that speed (`godwit up`; needs root).
+    ByteCount memory;         // Of each, for instances.
+    double there_cores = 64;  // Of the processor; only with a link.
+    ByteCount data_cache;     // Of "here"; only with a link.
+    bool there_aarch64 = false;  // The AArch64 build, under qemu-user.
+  };
   // `folder` exists and is empty.
-  static Result<std::unique_ptr<BenchCluster>> Start(const std::filesystem::path& folder, std::uint64_t mbps, ByteCount memory, double there_cores = 64, ByteCount data_cache = {0});
+  static Result<std::unique_ptr<BenchCluster>> Start(const std::filesystem::path& folder, const Plan& plan);
   virtual ~BenchCluster() = default;  // Ends everything that Start began.
 
   ClusterClient& client() { return *client_; }

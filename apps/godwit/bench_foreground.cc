@@ -56,7 +56,7 @@ class ForegroundBench {
     GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     const fs::path folder = scratch_.path() / "cluster";
     fs::create_directories(folder);
-    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, options_.cores > 0 ? kFastLinkMbps : 0, {2ull << 30}, options_.cores));
+    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, {.mbps = options_.cores > 0 ? kFastLinkMbps : 0, .memory = {2ull << 30}, .there_cores = options_.cores}));
     {
       std::ofstream table(folder / "table.csv");
       std::mt19937 random(7);

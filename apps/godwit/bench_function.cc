@@ -51,7 +51,7 @@ class FunctionBench {
     std::ofstream table(table_);
     table << FilterTable();
     if (!table.flush()) return ErrnoError(table_);
-    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, 0, {1ull << 30}));
+    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, {.memory = {1ull << 30}}));
     GODWIT_TRY(cluster_->Godwit({"data", "put", "table", table_, "--to", "there", "-q"}));
     GODWIT_TRY(cluster_->ApplyReader("filter", scratch_.path() / "wasm", folder));
     GODWIT_ASSIGN(here_, cluster_->client().ClientOf(cluster_->gateway()));

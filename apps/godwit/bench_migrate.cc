@@ -19,6 +19,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "bench.h"
@@ -35,7 +36,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kAskEvery{1}, kAround{250}, kCallTimeout{600'000};
-constexpr int kDirtyMs = 500;        // A request that writes lasts so long; the next one follows.
+constexpr int kDirtyMs = 100;        // A request that writes lasts so long; the next one follows.
 constexpr int kMovesMax = 10'000;
 constexpr int kMemoryMaxMib = 4000;  // services/dirty.c
 constexpr double kMoveSeconds = 600;
@@ -44,6 +45,12 @@ constexpr double kMoveSeconds = 600;
 struct Answer {
   Clock::time_point meant;
   double ms;
+};
+
+// What the service needed for a page that it wrote, on average over a request.
+struct Writing {
+  Clock::time_point from, to;
+  double us;
 };
 
 // Asks the service every millisecond, and makes it write, on threads of its own until it is dropped.
@@ -67,6 +74,15 @@ class Client {
     }
     return found;
   }
+  // Of requests that lie within [from, to].
+  std::vector<double> WritingBetween(Clock::time_point from, Clock::time_point to) {
+    const std::lock_guard lock(mutex_);
+    std::vector<double> found;
+    for (const Writing& one : writings_) {
+      if (one.from >= from && one.to <= to) found.push_back(one.us);
+    }
+    return found;
+  }
   // Of requests that were not answered well.
   std::uint64_t failed() const { return failed_; }
 
@@ -84,8 +100,13 @@ class Client {
   }
   void Write(int mb_s) {
     while (!stop_) {
+      const auto begin = Clock::now();
       const auto answer = writing_->Call({.target = fmt::format("/dirty?mb_s={}&ms={}", mb_s, kDirtyMs), .timeout = kCallTimeout});
-      if (!answer.ok() || answer->status != 200) ++failed_;
+      double pages = 0, busy_ns = 0;
+      if (!answer.ok() || answer->status != 200 || !(std::istringstream(answer->body) >> pages >> busy_ns)) ++failed_;
+      if (pages == 0) continue;
+      const std::lock_guard lock(mutex_);
+      writings_.push_back({begin, Clock::now(), busy_ns / 1000 / pages});
     }
   }
 
@@ -94,6 +115,7 @@ class Client {
   std::atomic<std::uint64_t> failed_{0};
   std::mutex mutex_;
   std::vector<Answer> answers_;
+  std::vector<Writing> writings_;
   std::vector<std::thread> threads_;
 };
 
@@ -178,9 +200,11 @@ struct Moves {
 // One memory size, one rate of change, one link.
 struct Case {
   std::string link;
-  int mib, mb_s;
+  int mib = 0, mb_s = 0;
   Moves live, standing;
   Samples tcp_ms, rest_ms;  // The client's p99.9 while nothing moves.
+  Samples copying_us, rest_us;  // What a page takes that the guest writes, while its memory is copied live and while nothing moves.
+  Samples steady_ms, steady_rest_ms;  // With --every, what the client waited in the stretches with a move and in those without.
   std::uint64_t failed = 0;
   std::string refused;  // Why a live move gave up, and the case with it; empty: none did.
   std::vector<std::pair<double, double>> timeline;  // Around the last live move: ms since its begin, ms waited.
@@ -197,6 +221,7 @@ class MigrateBench {
       if (mib < 0 || mib > kMemoryMaxMib) return InvalidArgument(fmt::format("--memory: MiB between 0 and {}", kMemoryMaxMib));
     }
     GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
+    if (options_.to_aarch64 && std::string_view(kThisIsa) == "aarch64") return InvalidArgument("--to-aarch64: this machine is AArch64");
     for (const std::uint64_t mbps : options_.link_mbps) GODWIT_TRY(OverLink(mbps));
     return Report();
   }
@@ -205,7 +230,7 @@ class MigrateBench {
   Status OverLink(std::uint64_t mbps) {
     const fs::path folder = scratch_.path() / std::to_string(mbps);
     fs::create_directories(folder);
-    GODWIT_ASSIGN(const auto cluster, BenchCluster::Start(folder, mbps, {10ull << 30}));
+    GODWIT_ASSIGN(const auto cluster, BenchCluster::Start(folder, {.mbps = mbps, .memory = {10ull << 30}, .there_aarch64 = options_.to_aarch64}));
     std::ofstream(folder / "dirty.toml") << fmt::format(
         "[service]\nname = \"dirty\"\nkind = \"reactor\"\nstate = \"stateful\"\nsource = \"{}\"\n"
         "[[trigger.http]]\nroute = \"/dirty\"\nconcurrency = 8\n[limits]\nmemory = \"4Gi\"\nrequest_timeout_ms = 600000\n"
@@ -225,15 +250,48 @@ class MigrateBench {
   }
 
   Status OneCase(BenchCluster& cluster, std::uint64_t mbps, int mib, int mb_s) {
-    Case one{.link = mbps == 0 ? "loopback" : fmt::format("{} Mbit/s", mbps), .mib = mib, .mb_s = mb_s, .live = {}, .standing = {}, .tcp_ms = {},
-             .rest_ms = {}, .failed = 0, .refused = {}, .timeline = {}, .emulated = cluster.emulated()};
+    Case one;
+    one.link = mbps == 0 ? "loopback" : fmt::format("{} Mbit/s", mbps);
+    one.mib = mib;
+    one.mb_s = mb_s;
+    one.emulated = cluster.emulated();
     if (options_.progress) std::fprintf(stderr, "  %s, %d MiB, %d MB/s\n", one.link.c_str(), mib, mb_s);
     GODWIT_ASSIGN(auto asking, cluster.client().ClientOf(cluster.gateway()));
     GODWIT_ASSIGN(auto writing, cluster.client().ClientOf(cluster.gateway()));
     Client client(std::move(asking), std::move(writing), mb_s);
+    if (options_.every_seconds > 0) {
+      GODWIT_TRY(Steady(cluster, client, one));
+    } else {
+      GODWIT_TRY(InTurns(cluster, client, one, mbps == 0 && mib != 0));
+    }
+    one.failed = client.failed();
+    cases_.push_back(std::move(one));
+    return {};
+  }
+
+  // A move and, as long, none: each client's request counts.
+  Status Steady(BenchCluster& cluster, Client& client, Case& one) {
+    const auto stretch = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.every_seconds));
+    std::vector<Clock::time_point> begins;  // Without and with a move by turns.
+    std::this_thread::sleep_for(2 * kAround);  // Connections are made, code is warm.
+    while (static_cast<int>(begins.size()) < 2 * options_.moves && one.refused.empty()) {
+      const bool moves = begins.size() % 2 == 1;
+      begins.push_back(Clock::now());
+      if (moves) GODWIT_TRY(Move(cluster, client, one, true));
+      std::this_thread::sleep_until(begins.back() + stretch);
+      if (moves && options_.to_aarch64) GODWIT_TRY(MoveBack(cluster));
+    }
+    std::this_thread::sleep_for(kAround);  // The last answers come.
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+      for (const Answer& answer : client.Between(begins[i], begins[i] + stretch)) (i % 2 == 1 ? one.steady_ms : one.steady_rest_ms).values.push_back(answer.ms);
+    }
+    return {};
+  }
+
+  Status InTurns(BenchCluster& cluster, Client& client, Case& one, bool with_tcp) {
     for (int i = 0; i < options_.moves && one.refused.empty(); ++i) {
-      if (mbps == 0 && mib != 0) {
-        GODWIT_ASSIGN(const double ms, CopyByTcp(static_cast<std::size_t>(mib) << 20));
+      if (with_tcp) {
+        GODWIT_ASSIGN(const double ms, CopyByTcp(static_cast<std::size_t>(one.mib) << 20));
         one.tcp_ms.values.push_back(ms);
       }
       const auto begin = Clock::now();
@@ -241,6 +299,14 @@ class MigrateBench {
       Samples rest;
       for (const Answer& answer : client.Between(begin, Clock::now())) rest.values.push_back(answer.ms);
       if (!rest.empty()) one.rest_ms.values.push_back(rest.At(0.999));
+      for (const double us : client.WritingBetween(begin, Clock::now())) one.rest_us.values.push_back(us);
+      if (options_.to_aarch64) {
+        for (const bool live : {i % 2 == 0, i % 2 != 0}) {
+          GODWIT_TRY(Move(cluster, client, one, live));
+          GODWIT_TRY(MoveBack(cluster));
+        }
+        continue;
+      }
       // Each way goes in both directions, and each is as often the first: what memory the last one freed helps the next.
       const bool live_first = i % 4 < 2;
       if (live_first) GODWIT_TRY(Move(cluster, client, one, true));
@@ -248,17 +314,21 @@ class MigrateBench {
       if (!live_first) GODWIT_TRY(Move(cluster, client, one, true));
       if (i % 2 == 0) GODWIT_TRY(Move(cluster, client, one, false));
     }
-    one.failed = client.failed();
-    cases_.push_back(std::move(one));
     return {};
   }
 
-  Status Move(BenchCluster& cluster, Client& client, Case& one, bool live) {
-    at_there_ = !at_there_;
-    Moves& moves = live ? one.live : one.standing;
-    const auto begin = Clock::now();
-    GODWIT_ASSIGN(json record, cluster.client().Send("POST", "/v1/migrations",
-                                                     {{"service", "dirty"}, {"shard", 0}, {"target", at_there_ ? "there" : "here"}, {"mode", live ? "auto" : "stop"}, {"reason", "manual"}}));
+  // Not measured.
+  Status MoveBack(BenchCluster& cluster) {
+    if (!at_there_) return {};  // The move was refused.
+    at_there_ = false;
+    GODWIT_ASSIGN(const json record, MoveTo(cluster, "here", "stop"));
+    if (record.value("phase", "") != "Done") return Internal("a move ended as " + record.value("phase", "") + ": " + record.value("error", ""));
+    return {};
+  }
+
+  // The record of a move that ended.
+  Result<json> MoveTo(BenchCluster& cluster, const std::string& target, const std::string& mode) {
+    GODWIT_ASSIGN(json record, cluster.client().Send("POST", "/v1/migrations", {{"service", "dirty"}, {"shard", 0}, {"target", target}, {"mode", mode}, {"reason", "manual"}}));
     const std::string path = "/v1/migrations/" + record.value("id", "");
     const auto over = [&]() -> Result<bool> {
       GODWIT_ASSIGN(record, cluster.client().Get(path));
@@ -266,13 +336,22 @@ class MigrateBench {
       return phase == "Done" || phase == "Failed" || phase == "Cancelled";
     };
     GODWIT_ASSIGN(const bool ended, WaitUntil(kMoveSeconds, over));
+    if (!ended) return Internal("a move did not end, it is " + record.value("phase", ""));
+    return record;
+  }
+
+  Status Move(BenchCluster& cluster, Client& client, Case& one, bool live) {
+    at_there_ = !at_there_;
+    Moves& moves = live ? one.live : one.standing;
+    const auto begin = Clock::now();
+    GODWIT_ASSIGN(const json record, MoveTo(cluster, at_there_ ? "there" : "here", live ? "auto" : "stop"));
     const std::string why = record.value("error", "");
-    if (live && ended && record.value("phase", "") == "Failed" && why.starts_with("the copy does not converge")) {
+    if (live && record.value("phase", "") == "Failed" && why.starts_with("the copy does not converge")) {
       one.refused = why;
       at_there_ = !at_there_;
       return {};
     }
-    if (!ended || record.value("phase", "") != "Done") return Internal("a move ended as " + record.value("phase", "") + ": " + why);
+    if (record.value("phase", "") != "Done") return Internal("a move ended as " + record.value("phase", "") + ": " + why);
     const auto number = [&](const char* key) { return record.value(key, 0.0); };
     const auto end = begin + std::chrono::microseconds(static_cast<std::int64_t>(number("total_us")));
     std::this_thread::sleep_until(end + kAround);
@@ -289,6 +368,7 @@ class MigrateBench {
     moves.slowed.values.push_back(number("slowed"));
     moves.rounds.values.push_back(static_cast<double>(record.value("rounds", json::array()).size()));
     if (live) {
+      for (const double us : client.WritingBetween(begin, end)) one.copying_us.values.push_back(us);
       one.timeline.clear();
       for (const Answer& answer : client.Between(begin - kAround, end + kAround)) {
         one.timeline.emplace_back(std::chrono::duration<double, std::milli>(answer.meant - begin).count(), answer.ms);
@@ -329,6 +409,11 @@ class MigrateBench {
       put("bytes sent / memory", "", one.live.sent_share, &one.standing.sent_share, "", nullptr);
       put("sent in all its time", "Mbit/s", one.live.sent_mbps, &one.standing.sent_mbps, "", nullptr);
       put("guest slowed by", "", one.live.slowed, nullptr, "", nullptr);
+      if (!one.copying_us.empty()) put("a page written, copying", "us", one.copying_us, nullptr, "at rest", &one.rest_us);
+      if (!one.steady_ms.empty()) {
+        const Samples rest{{one.steady_rest_ms.At(0.999)}};
+        put("client's p99.9", "ms", Samples{{one.steady_ms.At(0.999)}}, nullptr, "at rest", &rest);
+      }
       if (!options_.json && one.failed != 0) fmt::print("{} requests FAILED\n", one.failed);
     }
     const auto criu = RunProcess({"criu", "check"}, Complaints::kDrop);

@@ -144,7 +144,7 @@ class OffloadBench {
     const fs::path folder = scratch_.path() / "cluster";
     fs::create_directories(folder);
     const std::uint64_t mbps = options_.link_mbps.empty() || options_.link_mbps[0] == 0 ? 1000 : options_.link_mbps.back();
-    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, mbps, {1ull << 30}, kDeviceCores, {options_.cached ? kRoomForCopies : 0}));
+    GODWIT_ASSIGN(cluster_, BenchCluster::Start(folder, {.mbps = mbps, .memory = {1ull << 30}, .there_cores = kDeviceCores, .data_cache = {options_.cached ? kRoomForCopies : 0}}));
     {
       std::ofstream table(folder / "table.csv");
       if (options_.queries) WriteLineitem(options_.scale, [&](std::string_view piece) { table << piece; });

@@ -2,8 +2,9 @@
 //
 //   GET  /visits?redis=host:port            counts one visit: {"visits": N, "device": "..."}
 //   GET  /visits?redis=host:port&wait=list  waits until something is pushed to that list, and answers with it
-//   GET  /visits?http=host:port&path=/p     what a web server outside answers
+//   GET  /visits?http=host:port&path=/p     what a web server outside answers; or https=host:port
 #include <godwit.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,9 +42,9 @@ static void fail(godwit_request* request, const char* what, int code) {
   godwit_printf(request, "%s: error %d\n", what, -code);
 }
 
-static void web(godwit_request* request, const char* host) {
-  char service[300] = "http://", path[300] = "/";
-  strncat(service, host, sizeof service - 8);
+static void web(godwit_request* request, const char* scheme, const char* host) {
+  char service[300], path[300] = "/";
+  snprintf(service, sizeof service, "%s://%s", scheme, host);
   godwit_query_value(request, "path", path, sizeof path);
   godwit_answer answer = godwit_get(request, service, path);
   if (answer < 0) return fail(request, service, answer);
@@ -56,7 +57,8 @@ static void web(godwit_request* request, const char* host) {
 
 void godwit_handle(godwit_request* request) {
   char host[200], list[100], line[1024], device[200];
-  if (godwit_query_value(request, "http", host, sizeof host) >= 0) return web(request, host);
+  if (godwit_query_value(request, "http", host, sizeof host) >= 0) return web(request, "http", host);
+  if (godwit_query_value(request, "https", host, sizeof host) >= 0) return web(request, "https", host);
   if (godwit_query_value(request, "redis", host, sizeof host) < 0) {
     godwit_reply(request, 400, "text/plain", "which server? ?redis=host:port\n", 31);
     return;

@@ -149,7 +149,7 @@ static inline const char* godwit_line_end(const char* at, const char* end) {
 int godwit_function_arguments(char* to, size_t size);      // As godwit_offload got them; terminated; the whole length.
 
 // --- Hosts outside the cluster, where the manifest's [outbound] hosts grants them.
-// HTTP: godwit_call with "http://host:port" as the service. TCP: a connection to "host:port", which stays open when the service
+// HTTP: godwit_call with "http://host:port" or "https://host" as the service (a certificate that the device trusts). TCP: a connection to "host:port", which stays open when the service
 // moves and between requests, until it is closed or is unused for five minutes. Negative: refused, not reached, or not granted.
 typedef int32_t godwit_connection;
 godwit_connection godwit_connect(godwit_request* request, const char* host_and_port);

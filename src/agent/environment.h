@@ -33,15 +33,20 @@ struct Asker {
   model::Epoch epoch;
 };
 
-// "host:port" where `service` is "http://host:port": such a call leaves the cluster.
-inline std::optional<std::string_view> OutsideHost(std::string_view service) {
-  constexpr std::string_view kScheme = "http://";
-  return service.substr(0, kScheme.size()) == kScheme ? std::optional(service.substr(kScheme.size())) : std::nullopt;
+// "host:port" where `service` is "http[s]://host[:port]": such a call leaves the cluster.
+inline std::optional<std::string> OutsideHost(std::string_view service) {
+  for (const auto& [scheme, port] : {std::pair<std::string_view, const char*>("http://", ":80"), {"https://", ":443"}}) {
+    if (!service.starts_with(scheme)) continue;
+    std::string host(service.substr(scheme.size()));
+    if (host.ends_with(']') || host.find(':') == host.npos) host += port;
+    return host;
+  }
+  return std::nullopt;
 }
 
 struct OutgoingCall {
   Asker asker;
-  model::ServiceName service;  // Or "http://host:port".
+  model::ServiceName service;  // Or "http[s]://host[:port]".
   std::string method, target;
   std::vector<Header> headers;
   Bytes body;

@@ -17,7 +17,7 @@
 #include <boost/beast/http/read.hpp>
 #include <fmt/format.h>
 
-#include "transport/token_stream.h"
+#include "transport/tls_stream.h"
 
 namespace godwit::transport {
 
@@ -28,13 +28,15 @@ using boost::system::error_code;
 
 Result<Url> ParseUrl(std::string_view url) {
   const auto wrong = [&](std::string_view why) {
-    return InvalidArgument(fmt::format("{}: {} (expected http://host[:port][/path])", url, why));
+    return InvalidArgument(fmt::format("{}: {} (expected http://host[:port][/path], or https)", url, why));
   };
-  if (!url.starts_with("http://")) return wrong("not an http URL");
-  std::string_view rest = url.substr(7);
+  Url parsed;
+  parsed.secure = url.starts_with("https://");
+  if (!parsed.secure && !url.starts_with("http://")) return wrong("not an http URL");
+  if (parsed.secure) parsed.port = 443;
+  std::string_view rest = url.substr(url.find("//") + 2);
   const auto slash = rest.find_first_of("/?");
   std::string_view authority = rest.substr(0, slash);
-  Url parsed;
   parsed.target = slash == std::string_view::npos ? "/" : std::string(rest.substr(slash));
   if (parsed.target[0] == '?') parsed.target.insert(0, "/");
   if (authority.find('@') != std::string_view::npos) return wrong("user names in URLs are not supported");
@@ -146,7 +148,7 @@ struct HttpClient::Impl {
   Options options;
   asio::io_context context{1};
   asio::executor_work_guard<asio::io_context::executor_type> work = asio::make_work_guard(context);
-  TokenStream stream{tcp::socket(context)};
+  TlsStream stream{tcp::socket(context)};
   boost::beast::flat_buffer buffer{256 << 10};
   bool connected = false;
   std::atomic<bool> cancelled{false};
@@ -214,7 +216,7 @@ struct HttpClient::Impl {
     tcp::resolver resolver(context);
     const auto endpoints = resolver.resolve(base.host, std::to_string(base.port), error);
     if (error) return Unavailable(fmt::format("cannot find {}: {}", base.host, error.message()));
-    stream = TokenStream(tcp::socket(context));
+    stream = TlsStream(tcp::socket(context));
     GODWIT_TRY(Wait(options.connect_timeout, "connecting", error,
                     [&](auto done) { asio::async_connect(stream.tcp(), endpoints, std::move(done)); }));
     if (error) {
@@ -222,10 +224,10 @@ struct HttpClient::Impl {
       return Unavailable(fmt::format("cannot connect to {}: {}", Where(), error.message()));
     }
     stream.tcp().set_option(tcp::no_delay(true), error);
-    if (!options.token.empty()) {
+    if (base.secure || !options.token.empty()) {
       Status shaken;
       GODWIT_TRY(Wait(options.connect_timeout, "agreeing on TLS", error, [&](auto done) {
-        stream.Handshake(Tls::Role::kConnecting, options.token, [&shaken, done](Status status) mutable {
+        stream.Handshake(base.secure ? Tls::ToWebServer(base.host) : std::make_unique<Tls>(Tls::Role::kConnecting, options.token), [&shaken, done](Status status) mutable {
           shaken = std::move(status);
           done({});
         });
@@ -233,6 +235,7 @@ struct HttpClient::Impl {
       if (!shaken.ok()) {
         Disconnect();
         if (shaken.error().code == ErrorCode::kUnavailable) return Unavailable(fmt::format("{}: the connection was lost while agreeing on TLS: {}", Where(), shaken.error().message));
+        if (base.secure) return shaken.error().Within(Where());
         return PermissionDenied(fmt::format("{}: this end has a token, and the other does not hold the same one, or is too old for it: {}", Where(), shaken.error().message));
       }
     }
@@ -353,6 +356,10 @@ struct HttpClient::Impl {
       }
       answer.body.append(got);
     }
+    if (base.secure && parser.need_eof() && !stream.ended()) {
+      Disconnect();
+      return Unavailable(fmt::format("{}: the answer was cut: the server did not end its TLS stream", Where()));
+    }
     if (!parser.keep_alive() || !sent.ok()) Disconnect();
     return answer;
   }
@@ -363,6 +370,7 @@ HttpClient::~HttpClient() = default;
 
 Result<std::unique_ptr<HttpClient>> HttpClient::Create(std::string_view url, Options options) {
   GODWIT_ASSIGN(Url base, ParseUrl(url));
+  if (base.secure && !options.token.empty()) return InvalidArgument(fmt::format("{}: the cluster's token is for the cluster's own servers (http://), which prove that they hold it", url));
   auto impl = std::make_unique<Impl>();
   impl->prefix = base.target.substr(0, base.target.find('?'));
   while (!impl->prefix.empty() && impl->prefix.back() == '/') impl->prefix.pop_back();

@@ -1,6 +1,6 @@
 // HttpClient: blocking HTTP/1.1 for the command line and for control calls; one connection, kept alive.
 //
-// Not for the gateway's data path. http:// only.
+// Not for the gateway's data path. https:// servers show a certificate that this machine trusts (Tls::ToWebServer).
 #pragma once
 
 #include <chrono>
@@ -21,8 +21,9 @@ struct Url {
   std::string host;
   std::uint16_t port = 80;
   std::string target = "/";  // Path and query; never empty.
+  bool secure = false;       // https; its port is 443 by default.
 };
-// kInvalidArgument for anything but http://host[:port][/path][?query]; [v6] hosts are accepted.
+// kInvalidArgument for anything but http[s]://host[:port][/path][?query]; [v6] hosts are accepted.
 Result<Url> ParseUrl(std::string_view url);
 // Everything but RFC 3986's unreserved characters as %XX.
 std::string PercentEncode(std::string_view text);
@@ -82,7 +83,7 @@ class HttpClient {
   ~HttpClient();
 
   // The answer, whatever its status. kUnavailable: could not connect, or cut (then the effect is unknown; a kept
-  // connection that the server had closed is opened anew once). kDeadlineExceeded: no progress within the
+  // connection that the server had closed is opened anew once). kPermissionDenied: an https server's certificate is not trusted. kDeadlineExceeded: no progress within the
   // timeout. kAborted: cancelled.
   Result<HttpAnswer> Call(const HttpCall& call);
   // As Call, but a body of status 2xx goes to `on_data` piece by piece; false from it ends the call (kAborted).

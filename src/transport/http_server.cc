@@ -17,7 +17,7 @@
 #include <fmt/format.h>
 
 #include "transport/http_client.h"
-#include "transport/token_stream.h"
+#include "transport/tls_stream.h"
 #include "transport/web_socket.h"
 
 namespace godwit::transport {
@@ -222,7 +222,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (n < 0 && (errno == EAGAIN || errno == EINTR)) return self->AwaitFirstByte();
       if (n <= 0) return self->Close();
       if (byte != kTlsHandshake) return self->ReadHead();
-      self->stream_.Handshake(Tls::Role::kAccepting, self->server_->options.token, [self](const Status& shaken) {
+      self->stream_.Handshake(std::make_unique<Tls>(Tls::Role::kAccepting, self->server_->options.token), [self](const Status& shaken) {
         if (self->phase_ != Phase::kHead || !self->server_) return;
         shaken.ok() ? self->ReadHead() : self->Close();
       });
@@ -470,7 +470,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   std::shared_ptr<ServerState> server_;  // Until closed.
   EventLoop& loop_;
-  TokenStream stream_;
+  TlsStream stream_;
   std::shared_ptr<WebSocket> web_socket_;  // Which has the socket then.
   std::function<void(Result<std::string>)> waiting_read_;
   std::string peer_;

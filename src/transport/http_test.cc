@@ -291,7 +291,12 @@ TEST(ParseUrlTest, TakesUrlsApart) {
   EXPECT_EQ(ParseUrl("http://[::1]:9")->host, "::1");
   EXPECT_EQ(ParseUrl("http://h")->port, 80);
   EXPECT_EQ(ParseUrl("http://h?q")->target, "/?q");
-  for (const char* bad : {"", "https://h", "http://", "http://h:", "http://h:0", "http://h:99999", "http://h:x", "http://[::1", "http://u@h", "http://h/a b"}) {
+  const auto secure = ParseUrl("https://h/x");
+  EXPECT_TRUE(secure->secure);
+  EXPECT_EQ(secure->port, 443);
+  EXPECT_FALSE(url->secure);
+  EXPECT_EQ(ParseUrl("https://h:8443")->port, 8443);
+  for (const char* bad : {"", "ftp://h", "httpss://h", "https://", "http://", "http://h:", "http://h:0", "http://h:99999", "http://h:x", "http://[::1", "http://u@h", "http://h/a b"}) {
     EXPECT_FALSE(ParseUrl(bad).ok()) << bad;
   }
 }

@@ -29,6 +29,8 @@ class SecureSocket {
   // Writes all of `bytes`, which stay valid until `done`.
   void Write(ByteView bytes, std::function<void(Status)> done);
   void Close();
+  // As Tls::ended; plain: false.
+  bool ended() const { return tls_ && tls_->ended(); }
 
   // On the wire. Any thread.
   std::uint64_t sent() const { return sent_; }

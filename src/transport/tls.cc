@@ -7,6 +7,7 @@
 #include <openssl/err.h>
 #include <openssl/hmac.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
@@ -20,6 +21,7 @@ constexpr std::string_view kIdentity = "godwit cluster";
 constexpr std::string_view kKeyLabel = "godwit: TLS 1.3 pre-shared key";
 // Of one key: far below what AES-GCM allows (2^24.5 full records, RFC 8446 section 5.5).
 constexpr std::uint64_t kBytesPerKey = 64ull << 30;
+constexpr unsigned char kHttp11[] = "\x08http/1.1";  // RFC 7301, section 3.1.
 constexpr unsigned char kAes128GcmSha256[] = {0x13, 0x01};  // The pre-shared key's hash is this suite's.
 
 bool HasAesInstructions() {
@@ -48,7 +50,8 @@ Key KeyOf(std::string_view token) {
 
 struct Tls::Impl {
   SSL* ssl = nullptr;
-  Key key;
+  Key key{};
+  std::string web_server;  // Empty: the peer is one of the cluster's.
   Bytes in;            // Of the peer; [begin, end) has not been taken by OpenSSL.
   std::size_t begin = 0, end = 0;
   Bytes out;
@@ -58,6 +61,8 @@ struct Tls::Impl {
   static Impl* Of(const SSL* ssl) { return static_cast<Impl*>(SSL_get_app_data(ssl)); }
   static BIO_METHOD* Method();
   static SSL_CTX* Context(Role role);
+  static SSL_CTX* WebContext();
+  void Begin(SSL_CTX* context);
   static int UseKey(SSL* ssl, const EVP_MD* digest, const unsigned char** identity, std::size_t* identity_bytes, SSL_SESSION** session);
   static int FindKey(SSL* ssl, const unsigned char* identity, std::size_t identity_bytes, SSL_SESSION** session);
   SSL_SESSION* MakeSession() const;
@@ -143,12 +148,40 @@ SSL_CTX* Tls::Impl::Context(Role role) {
   return role == Role::kConnecting ? connecting : accepting;
 }
 
+SSL_CTX* Tls::Impl::WebContext() {
+  static SSL_CTX* const context = [] {
+    SSL_CTX* made = SSL_CTX_new(TLS_client_method());
+    GODWIT_CHECK(made && SSL_CTX_set_min_proto_version(made, TLS1_2_VERSION) == 1 && SSL_CTX_set_alpn_protos(made, kHttp11, sizeof kHttp11 - 1) == 0,
+                 "OpenSSL offers no TLS");
+    SSL_CTX_set_default_verify_paths(made);  // Where there is none, no certificate is trusted.
+    SSL_CTX_set_verify(made, SSL_VERIFY_PEER, nullptr);
+    SSL_CTX_set_options(made, SSL_OP_NO_RENEGOTIATION);
+    SSL_CTX_set_mode(made, SSL_MODE_RELEASE_BUFFERS);
+    return made;
+  }();
+  return context;
+}
+
+void Tls::Impl::Begin(SSL_CTX* context) {
+  ssl = SSL_new(context);
+  BIO* bio = BIO_new(Method());
+  GODWIT_CHECK(ssl && bio, "OpenSSL has no memory");
+  BIO_set_data(bio, this);
+  BIO_set_init(bio, 1);
+  SSL_set_bio(ssl, bio, bio);
+  SSL_set_app_data(ssl, this);
+}
+
 Error Tls::Impl::TakeError(const char* doing) const {
   const unsigned long code = ERR_peek_error();
   const int reason = ERR_GET_REASON(code);
   const char* text = ERR_reason_error_string(code);
   const std::string detail = text ? text : "no reason is known";
   ERR_clear_error();
+  if (!web_server.empty()) {
+    if (reason != SSL_R_CERTIFICATE_VERIFY_FAILED) return Corrupt(fmt::format("TLS with {}: {} failed: {}", web_server, doing, detail));
+    return PermissionDenied(fmt::format("the certificate of {} is not trusted: {} (SSL_CERT_FILE names more authorities)", web_server, X509_verify_cert_error_string(SSL_get_verify_result(ssl))));
+  }
   switch (reason) {
     case SSL_R_BINDER_DOES_NOT_VERIFY:
     case SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER:  // What the other end then says.
@@ -163,15 +196,25 @@ Error Tls::Impl::TakeError(const char* doing) const {
 
 Tls::Tls(Role role, std::string_view token) : impl_(std::make_unique<Impl>()) {
   impl_->key = KeyOf(token);
-  impl_->ssl = SSL_new(Impl::Context(role));
-  BIO* bio = BIO_new(Impl::Method());
-  GODWIT_CHECK(impl_->ssl && bio, "OpenSSL has no memory");
-  BIO_set_data(bio, impl_.get());
-  BIO_set_init(bio, 1);
-  SSL_set_bio(impl_->ssl, bio, bio);
-  SSL_set_app_data(impl_->ssl, impl_.get());
+  impl_->Begin(Impl::Context(role));
   if (role == Role::kConnecting) SSL_set_connect_state(impl_->ssl);
   else SSL_set_accept_state(impl_->ssl);
+}
+
+Tls::Tls(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+std::unique_ptr<Tls> Tls::ToWebServer(const std::string& host) {
+  auto impl = std::make_unique<Impl>();
+  impl->web_server = host;
+  impl->Begin(Impl::WebContext());
+  SSL_set_connect_state(impl->ssl);
+  X509_VERIFY_PARAM* const expected = SSL_get0_param(impl->ssl);
+  if (X509_VERIFY_PARAM_set1_ip_asc(expected, host.c_str()) != 1) {
+    ERR_clear_error();
+    X509_VERIFY_PARAM_set_hostflags(expected, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    GODWIT_CHECK(X509_VERIFY_PARAM_set1_host(expected, host.c_str(), host.size()) == 1 && SSL_set_tlsext_host_name(impl->ssl, host.c_str()) == 1, "OpenSSL has no memory");
+  }
+  return std::unique_ptr<Tls>(new Tls(std::move(impl)));
 }
 
 Tls::~Tls() {
@@ -204,7 +247,7 @@ Result<bool> Tls::Handshake() {
   const int done = SSL_do_handshake(impl_->ssl);
   if (done == 1) {
     // OpenSSL would go on without the key if the peer let it.
-    if (SSL_session_reused(impl_->ssl) != 1) return Error(PermissionDenied("the peer does not hold this cluster's token: check both ends' --token-file"));
+    if (impl_->web_server.empty() && SSL_session_reused(impl_->ssl) != 1) return Error(PermissionDenied("the peer does not hold this cluster's token: check both ends' --token-file"));
     return true;
   }
   if (SSL_get_error(impl_->ssl, done) == SSL_ERROR_WANT_READ) return false;
@@ -228,6 +271,8 @@ Result<std::size_t> Tls::Read(std::span<std::uint8_t> to) {
 }
 
 bool Tls::HasInput() const { return impl_->begin != impl_->end || SSL_pending(impl_->ssl) > 0; }
+
+bool Tls::ended() const { return (SSL_get_shutdown(impl_->ssl) & SSL_RECEIVED_SHUTDOWN) != 0; }
 
 Status Tls::Write(ByteView bytes) {
   ERR_clear_error();

@@ -71,6 +71,13 @@ TEST_F(TlsTest, RefusesAnotherToken) {
   EXPECT_EQ(outcome.near.error().code, ErrorCode::kPermissionDenied) << outcome.near.error().message;
 }
 
+TEST_F(TlsTest, AWebServerNeedsACertificateNotTheToken) {
+  const auto web = Tls::ToWebServer("localhost");
+  const Outcome outcome = Handshake(*web, far_);
+  EXPECT_FALSE(outcome.near.ok() && *outcome.near);
+  EXPECT_FALSE(outcome.far.ok() && *outcome.far);
+}
+
 TEST_F(TlsTest, RefusesWhatIsNotTls) {
   Bytes plain = {54, 0, 0, 0, 'G', 'W', 'C', 'H', 1, 1, 0, 0, 0, 0, 0, 0};
   Give(plain, far_);

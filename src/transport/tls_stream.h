@@ -1,4 +1,4 @@
-// TokenStream: a TCP connection whose bytes are inside TLS by the cluster's token once that was agreed on, and plain until then.
+// TlsStream: a TCP connection whose bytes are inside TLS once that was agreed on, and plain until then.
 //
 // An AsyncReadStream and AsyncWriteStream of Boost.Asio, for HTTP over a SecureSocket. Loop-bound; at most one read and one write are under way at a time, and
 // their handlers must keep this alive. For this module's own files.
@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
-#include <string_view>
 #include <utility>
 
 #include <boost/asio/async_result.hpp>
@@ -20,16 +19,18 @@
 
 namespace godwit::transport {
 
-class TokenStream {
+class TlsStream {
  public:
   using executor_type = boost::asio::ip::tcp::socket::executor_type;
 
-  explicit TokenStream(boost::asio::ip::tcp::socket socket) : plain_(std::move(socket)) {}
+  explicit TlsStream(boost::asio::ip::tcp::socket socket) : plain_(std::move(socket)) {}
   executor_type get_executor() { return tcp().get_executor(); }
   boost::asio::ip::tcp::socket& tcp() { return secure_ ? secure_->tcp() : plain_; }
 
   // From now on inside TLS, once the handshake is done. SecureSocket::Handshake's errors.
-  void Handshake(Tls::Role role, std::string_view token, std::function<void(Status)> done);
+  void Handshake(std::unique_ptr<Tls> tls, std::function<void(Status)> done);
+  // As Tls::ended.
+  bool ended() const { return secure_ && secure_->ended(); }
   bool secure() const { return secure_ != nullptr; }
 
   template <typename Buffers, typename Token>

@@ -1,4 +1,4 @@
-#include "transport/token_stream.h"
+#include "transport/tls_stream.h"
 
 #include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
@@ -17,12 +17,12 @@ boost::system::error_code CodeOf(const Status& status) {
 
 }  // namespace
 
-void TokenStream::Handshake(Tls::Role role, std::string_view token, std::function<void(Status)> done) {
-  secure_ = std::make_unique<SecureSocket>(std::move(plain_), std::make_unique<Tls>(role, token));
+void TlsStream::Handshake(std::unique_ptr<Tls> tls, std::function<void(Status)> done) {
+  secure_ = std::make_unique<SecureSocket>(std::move(plain_), std::move(tls));
   secure_->Handshake(std::move(done));
 }
 
-void TokenStream::Read(asio::mutable_buffer to, Done done) {
+void TlsStream::Read(asio::mutable_buffer to, Done done) {
   if (to.size() != 0 && read_.empty()) {
     return secure_->Read([this, to, done = std::move(done)](const Status& status, ByteView bytes) mutable {
       if (!status.ok()) return done(CodeOf(status), 0);
@@ -38,7 +38,7 @@ void TokenStream::Read(asio::mutable_buffer to, Done done) {
   asio::post(get_executor(), [n, done = std::move(done)] { done({}, n); });
 }
 
-void TokenStream::Write(Done done) {
+void TlsStream::Write(Done done) {
   secure_->Write(written_, [n = written_.size(), done = std::move(done)](const Status& status) { done(CodeOf(status), status.ok() ? n : 0); });
 }
 

@@ -172,7 +172,15 @@ struct HttpClient::Impl {
       stream.tcp().close(ignored);
       connected = false;
     };
-    if (timeout.count() > 0) {
+    operation([&](error_code error, auto&&...) {
+      error_out = error;
+      done = true;
+      timer.cancel();
+    });
+    context.restart();
+    context.poll();
+    const bool timer_pending = !done && timeout.count() > 0;  // What is there already needs none.
+    if (timer_pending) {
       timer.expires_after(timeout);
       timer.async_wait([&](error_code error) {
         if (error || done) return;
@@ -180,12 +188,6 @@ struct HttpClient::Impl {
         give_up();
       });
     }
-    bool timer_pending = timeout.count() > 0;
-    operation([&](error_code error, auto&&...) {
-      error_out = error;
-      done = true;
-      timer.cancel();
-    });
     bool closed = false;
     while (!done) {
       if (cancelled && !closed) {

@@ -26,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kRecordBytes = 16 << 10;       // Of plain text, the most that one TLS record holds.
 constexpr std::size_t kWireBytes = 256 << 10;        // Given to and taken from the socket at once.
 constexpr std::size_t kHandshakeReadBytes = 4 << 10;
+// The peer's next message of the handshake is waited for that long without sleeping: it is expected at once, and each sleep costs as much as all of them.
+constexpr std::chrono::microseconds kHandshakeSpin{300};
 
 Error Lost(int error, const char* while_doing) {
   if (error == EAGAIN || error == EWOULDBLOCK) return Unavailable(fmt::format("the peer of a page stream is silent ({})", while_doing));
@@ -89,6 +91,7 @@ Status RawStream::WriteMessage(ByteView message) {
 }
 
 Result<Bytes> RawStream::ReadMessage() {
+  SpinForInput(kHandshakeSpin);
   std::uint8_t head[4];
   GODWIT_TRY(Read(head));
   const std::size_t bytes = head[0] | head[1] << 8 | head[2] << 16 | static_cast<std::size_t>(head[3]) << 24;
@@ -125,6 +128,7 @@ Status RawStream::Secure() {
     if (!shaken.ok()) return shaken.error();
     GODWIT_TRY(sent);
     if (*shaken) break;
+    SpinForInput(kHandshakeSpin);
     GODWIT_ASSIGN(const std::size_t n, Receive(tls_->Space(kHandshakeReadBytes)));
     tls_->Received(n);
   }

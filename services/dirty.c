@@ -10,10 +10,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { kPage = 4096, kMibMax = 4032 };
+enum { kPage = 4096, kWasmPage = 65536, kMibMax = 4032 };
 
 static unsigned char* memory;
-static size_t pages, next_page;
+static size_t room, pages, next_page;  // room: bytes at memory.
 static uint64_t written;
 
 static uint64_t mix(uint64_t x) {
@@ -23,16 +23,26 @@ static uint64_t mix(uint64_t x) {
   return x * 0x94d049bb133111ebu;
 }
 
+// Not by malloc, which gives 2 GiB at most.
+static int reserve(size_t bytes) {
+  const size_t end = __builtin_wasm_memory_size(0);
+  const int at_end = memory != NULL && ((size_t)memory + room) / kWasmPage == end;
+  if (bytes <= room) return 1;
+  const size_t more = (bytes - (at_end ? room : 0) + kWasmPage - 1) / kWasmPage;
+  if (__builtin_wasm_memory_grow(0, more) == (size_t)-1) return 0;
+  if (!at_end) {
+    memory = (unsigned char*)(end * kWasmPage);
+    room = 0;
+  }
+  room += more * kWasmPage;
+  return 1;
+}
+
 // Filled with what is no zero page: noise does not compress.
 static int touch(long mib, int records) {
-  free(memory);
+  pages = next_page = 0;
+  if (!reserve((size_t)mib * 256 * kPage)) return 0;
   pages = (size_t)mib * 256;
-  next_page = 0;
-  memory = malloc(pages * kPage);
-  if (memory == NULL) {
-    pages = 0;
-    return 0;
-  }
   uint64_t* words = (uint64_t*)memory;
   uint64_t x = 0x9e3779b97f4a7c15u;
   char line[80];

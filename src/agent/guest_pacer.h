@@ -11,7 +11,7 @@
 
 namespace godwit::agent {
 
-// Has a thread if there is a limit when it is made.
+// Limits may come, go and change while it lasts (a container's that is resized).
 class GuestPacer {
  public:
   using PaceAll = std::function<InstanceHost::Computed(double share, device::Foreground::Clock::duration credit)>;

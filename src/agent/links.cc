@@ -25,6 +25,7 @@ constexpr int kRounds = 9, kLongRounds = 3;  // Medians of these; long: more tha
 constexpr double kTooLongUs = 2e6;           // Larger sizes are left out.
 constexpr std::chrono::seconds kAnswerTime{10};
 constexpr const char* kTenant = "link-probe";
+constexpr std::chrono::microseconds kUnusedFor = std::chrono::minutes(1);  // Then memory for measuring is freed, should this agent have died.
 constexpr std::chrono::minutes kLostKept{1};  // A ring that was lost: its own thread may still be in it, and must not be who ends it.
 
 // Memory of the device to write to, for as long as this lives.
@@ -33,6 +34,7 @@ class Target {
   static Result<Target> Create(Device& device) {
     device::Request request = Make(device::Opcode::kAllocate);
     request.bytes = device::kDataBytesMax;
+    request.value = kUnusedFor.count();
     device::Completion completion = device.Call(request, kAnswerTime);
     GODWIT_TRY(completion.status);
     return Target(device, completion.capability);

@@ -26,6 +26,12 @@ namespace http = boost::beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
 
+namespace {
+
+constexpr std::size_t kHostBytesMax = 253;  // RFC 1035, section 2.3.4, as text.
+
+}  // namespace
+
 Result<Url> ParseUrl(std::string_view url) {
   const auto wrong = [&](std::string_view why) {
     return InvalidArgument(fmt::format("{}: {} (expected http://host[:port][/path], or https)", url, why));
@@ -55,6 +61,7 @@ Result<Url> ParseUrl(std::string_view url) {
     if (colon != std::string_view::npos && port.empty()) return wrong("the port is missing");
   }
   if (parsed.host.empty()) return wrong("the host is missing");
+  if (parsed.host.size() > kHostBytesMax) return wrong("the host is longer than a name may be");
   if (!port.empty()) {
     const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), parsed.port);
     if (error != std::errc() || end != port.data() + port.size() || parsed.port == 0) return wrong("not a port");

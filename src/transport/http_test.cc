@@ -296,6 +296,8 @@ TEST(ParseUrlTest, TakesUrlsApart) {
   EXPECT_EQ(secure->port, 443);
   EXPECT_FALSE(url->secure);
   EXPECT_EQ(ParseUrl("https://h:8443")->port, 8443);
+  EXPECT_TRUE(ParseUrl("https://" + std::string(253, 'h')).ok());
+  EXPECT_FALSE(ParseUrl("https://" + std::string(254, 'h')).ok());
   for (const char* bad : {"", "ftp://h", "httpss://h", "https://", "http://", "http://h:", "http://h:0", "http://h:99999", "http://h:x", "http://[::1", "http://u@h", "http://h/a b"}) {
     EXPECT_FALSE(ParseUrl(bad).ok()) << bad;
   }

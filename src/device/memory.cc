@@ -51,11 +51,10 @@ FunctionMemory::Allocations::iterator FunctionMemory::Erase(Allocations::iterato
   return allocations_.erase(allocation);
 }
 
-Result<Capability> FunctionMemory::Allocate(const std::string& tenant, std::uint64_t bytes, std::chrono::microseconds unused_for) {
+Result<Capability> FunctionMemory::Allocate(const std::string& tenant, std::uint64_t bytes, std::chrono::microseconds unused_for, Clock::time_point now) {
   if (bytes == 0) return InvalidArgument("an allocation needs at least one byte");
   Capability capability;
   const std::lock_guard lock(mutex_);
-  const auto now = Clock::now();
   for (auto one = allocations_.begin(); one != allocations_.end();) {
     const Allocation& allocation = one->second;
     one = allocation.unused_for.count() != 0 && now - allocation.used >= allocation.unused_for ? Erase(one) : std::next(one);
@@ -94,7 +93,7 @@ Result<Capability> FunctionMemory::Grant(const Range& range, Rights rights) {
   return part;
 }
 
-Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights rights) {
+Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights rights, Clock::time_point now) {
   const Capability& capability = range.capability;
   GODWIT_TRY(Check(capability));
   const auto wanted = static_cast<std::uint8_t>(rights);
@@ -105,7 +104,7 @@ Result<FunctionMemory::Piece> FunctionMemory::Resolve(const Range& range, Rights
   const std::lock_guard lock(mutex_);
   const auto found = allocations_.find(capability.memory);
   if (found == allocations_.end()) return NotFound("that memory has been freed");
-  found->second.used = Clock::now();
+  found->second.used = now;
   Piece piece{found->second.memory, {}};
   piece.bytes = std::span(*piece.memory).subspan(capability.offset + range.offset, range.bytes);
   return piece;

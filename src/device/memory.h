@@ -19,11 +19,12 @@ namespace godwit::device {
 // Self-synchronised. What was resolved stays until it is dropped, also past Free.
 class FunctionMemory {
  public:
+  using Clock = std::chrono::steady_clock;
   // At most `most` in all and `per_tenant` for one tenant.
   FunctionMemory(ByteCount most, ByteCount per_tenant);
 
   // `unused_for`: after so long without use it may be freed, for the next allocation; 0: never. kResourceExhausted, naming which limit; kInvalidArgument for 0 bytes.
-  Result<Capability> Allocate(const std::string& tenant, std::uint64_t bytes, std::chrono::microseconds unused_for = {});
+  Result<Capability> Allocate(const std::string& tenant, std::uint64_t bytes, std::chrono::microseconds unused_for = {}, Clock::time_point now = Clock::now());
   // kPermissionDenied unless it is the whole allocation with all rights; kNotFound.
   Status Free(const Capability& capability);
   // Another capability for a part, with at most the rights of the given one.
@@ -34,13 +35,12 @@ class FunctionMemory {
     std::span<std::uint8_t> bytes;
   };
   // A use of it. kPermissionDenied: not sealed by this device, or not for `rights`; kNotFound: freed; kInvalidArgument: beyond its part.
-  Result<Piece> Resolve(const Range& range, Rights rights);
+  Result<Piece> Resolve(const Range& range, Rights rights, Clock::time_point now = Clock::now());
 
   ByteCount used() const;
   std::size_t allocations() const;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Allocation {
     std::shared_ptr<Bytes> memory;
     std::string tenant;

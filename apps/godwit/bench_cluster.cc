@@ -49,6 +49,7 @@ class LoopbackCluster final : public BenchCluster {
     GODWIT_ASSIGN(const int port, FreePort());
     const std::string url = fmt::format("http://127.0.0.1:{}", port);
     const std::vector<std::string> native = {Beside("godwitd")}, aarch64 = {"qemu-aarch64-static", Beside("../../build-aarch64/bin/godwitd")};
+    if (plan.there_aarch64 && !fs::exists(aarch64.back())) return FailedPrecondition(aarch64.back() + " is missing; run './dev build-aarch64'");
     GODWIT_TRY(Spawn("controller", native, {"controller", "--listen", fmt::format("127.0.0.1:{}", port)}));
     for (const std::string name : {"here", "there"}) {
       GODWIT_TRY(Spawn(name, plan.there_aarch64 && name == "there" ? aarch64 : native,

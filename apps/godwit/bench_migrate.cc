@@ -220,8 +220,8 @@ class MigrateBench {
     for (const int mib : options_.memory_mib) {
       if (mib < 0 || mib > kMemoryMaxMib) return InvalidArgument(fmt::format("--memory: MiB between 0 and {}", kMemoryMaxMib));
     }
-    GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     if (options_.to_aarch64 && std::string_view(kThisIsa) == "aarch64") return InvalidArgument("--to-aarch64: this machine is AArch64");
+    GODWIT_TRY(BuildServices(options_.source, scratch_.path() / "wasm"));
     for (const std::uint64_t mbps : options_.link_mbps) GODWIT_TRY(OverLink(mbps));
     return Report();
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <thread>
 
 namespace godwit::agent {
@@ -49,18 +50,21 @@ TEST(GuestPacerTest, GuestsArePacedWhereThereIsALimitAndTheirOwnUseIsNoneOfTheOt
 TEST(GuestPacerTest, ALimitThatComesLaterIsSeen) {
   Processor processor;
   processor.limit = 0;
-  device::Foreground foreground(0us, [&] { return processor.Use(); });
-  std::atomic<int> paced{0};
+  std::promise<void> looked_twice, paced;
+  device::Foreground foreground(0us, [&] {
+    const device::ProcessorUse use = processor.Use();
+    if (processor.looks == 2) looked_twice.set_value();
+    return use;
+  });
+  std::atomic<int> times{0};
   GuestPacer pacer(foreground, [&](double, device::Foreground::Clock::duration) {
-    ++paced;
+    if (++times == 1) paced.set_value();
     return InstanceHost::Computed{};
   });
-  const auto give_up = std::chrono::steady_clock::now() + 20s;
-  while (processor.looks < 2 && std::chrono::steady_clock::now() < give_up) std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(paced, 0);
+  ASSERT_EQ(looked_twice.get_future().wait_for(20s), std::future_status::ready);
+  EXPECT_EQ(times, 0) << "there is no limit yet";
   processor.limit = 0.5;
-  while (paced == 0 && std::chrono::steady_clock::now() < give_up) std::this_thread::sleep_for(1ms);
-  EXPECT_GT(paced, 0);
+  EXPECT_EQ(paced.get_future().wait_for(20s), std::future_status::ready);
 }
 
 }  // namespace

@@ -267,6 +267,13 @@ class Keeper {
       }
     }
     const PlannedDevice& plan = device.plan;
+    if (!device.link && !plan.trust_domain.empty()) {  // It has an interface for each device, where a machine has one for all.
+      std::string interfaces;
+      for (const Device& other : devices_) {
+        if (other.link) interfaces += (interfaces.empty() ? "" : ",") + other.link->interface;
+      }
+      if (!interfaces.empty()) setenv("UCX_NET_DEVICES", interfaces.c_str(), 0);
+    }
     std::vector<std::string> command;
     if (plan.aarch64) {
       if (!options_.qemu.empty()) command.push_back(options_.qemu);
@@ -303,6 +310,7 @@ class Keeper {
                                     fmt::format("--foreground-p99-us={:.0f}", plan.foreground_p99_us)}) {
       command.push_back(word);
     }
+    if (!plan.trust_domain.empty()) command.push_back("--trust-domain=" + plan.trust_domain);
     if (plan.link_mbps != 0 && !shaped) {
       command.push_back("--link-bytes-per-second");
       command.push_back(std::to_string(plan.link_mbps * 1'000'000 / 8));

@@ -19,6 +19,7 @@
 #include <fstream>
 #include <set>
 
+#include "base/descriptor.h"
 #include "subprocess.h"
 
 namespace godwit::cli {
@@ -171,6 +172,11 @@ Status HideOtherDevices(const std::string& state_folder, const std::string& own_
       return ErrnoError("cannot bind " + one.path);
     }
     close(one.fd);
+  }
+  const Descriptor groups(open("/sys/fs/cgroup", O_PATH | O_CLOEXEC));
+  if (groups.get() >= 0 && mount("none", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0 &&
+      mount(fmt::format("/proc/self/fd/{}", groups.get()).c_str(), "/sys/fs/cgroup", nullptr, MS_BIND | MS_REC, nullptr) != 0) {
+    return ErrnoError("cannot bind /sys/fs/cgroup");
   }
   return {};
 }

@@ -52,7 +52,8 @@ void HoldForwarding();
 void ReleaseForwarding();
 
 // Gives the calling process a mount namespace of its own in which, of `state_folder`, only `own_folder` below
-// it and the file `token_file` are left: devices share nothing by accident.
+// it and the file `token_file` are left: devices share nothing by accident. /sys shows the interfaces of its
+// network namespace, where it may be mounted.
 Status HideOtherDevices(const std::string& state_folder, const std::string& own_folder,
                         const std::string& token_file);
 

@@ -27,7 +27,7 @@ bool IsName(std::string_view name) {
 
 Result<PlannedDevice> ParseDevice(const toml::table& table, const std::string& where) {
   static const std::set<std::string_view> kKeys = {"name", "class", "isa", "cores", "memory", "link_mbps",
-                                                  "speed", "core_watts", "power_cap_watts", "foreground_p99_us", "data_cache"};
+                                                  "speed", "core_watts", "power_cap_watts", "foreground_p99_us", "data_cache", "trust_domain"};
   for (const auto& [key, node] : table) {
     if (!kKeys.contains(key.str()))
       return InvalidArgument(fmt::format("{}: unknown key '{}'", where, key.str()));
@@ -63,6 +63,8 @@ Result<PlannedDevice> ParseDevice(const toml::table& table, const std::string& w
   const auto cache_bytes = model::ParseByteCount(data_cache);
   if (!cache_bytes) return InvalidArgument(fmt::format("{}: data_cache '{}' is no size such as \"512Mi\"", where, data_cache));
   device.data_cache = *cache_bytes;
+  device.trust_domain = table["trust_domain"].value_or(std::string());
+  if (!device.trust_domain.empty()) GODWIT_TRY(model::CheckName(where + ": 'trust_domain'", device.trust_domain));
   const auto link = table["link_mbps"].value_or(std::int64_t{0});
   if (link < 0 || static_cast<std::uint64_t>(link) > kLinkMbpsMax) {
     return InvalidArgument(where + ": 'link_mbps' must be between 0 (the host) and 400000");

@@ -22,6 +22,7 @@ struct PlannedDevice {
   std::uint64_t link_mbps = 0;  // Speed of its link to the host in Mbit/s; 0: it is the host, without a link.
   double speed = 1, core_watts = 0, power_cap_watts = 0, foreground_p99_us = 0;  // As the agent's flags.
   ByteCount data_cache;
+  std::string trust_domain;  // As the agent's flag; empty: none.
 };
 
 struct ClusterPlan {
@@ -34,7 +35,7 @@ struct ClusterPlan {
 ClusterPlan DefaultPlan();
 
 // Reads cluster.toml: `[[device]]` tables with name, class, isa ("native" or "aarch64"), cores, memory,
-// link_mbps, speed, core_watts, power_cap_watts, foreground_p99_us, data_cache. kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one
+// link_mbps, speed, core_watts, power_cap_watts, foreground_p99_us, data_cache, trust_domain. kInvalidArgument names the key that is unknown, missing or out of range; there is exactly one
 // device without a link.
 Result<ClusterPlan> ParsePlan(std::string_view toml, std::string_view source_name);
 

@@ -99,10 +99,10 @@ Result<int> ExplainLink(const std::string& from, const std::string& to, const Se
                     there ? transport.value("why", "") : "not there: " + transport.value("why", "")});
   }
   std::fputs(FormatTable(rows).c_str(), stdout);
-  rows = {{"BYTES", "RING", "CHANNEL", "CHOSEN", "EXPECTED"}};
+  rows = {{"BYTES", "RING", "UCX", "CHANNEL", "CHOSEN", "EXPECTED"}};
   for (const json& size : link["sizes"]) {
-    rows.push_back({std::to_string(size.value("bytes", 0ull)), Figure(size, "ring_us", " us"), Figure(size, "channel_us", " us"), size.value("chosen", ""),
-                    Figure(size, "expected_us", " us")});
+    rows.push_back({std::to_string(size.value("bytes", 0ull)), Figure(size, "ring_us", " us"), Figure(size, "ucx_us", " us"), Figure(size, "channel_us", " us"),
+                    size.value("chosen", ""), Figure(size, "expected_us", " us")});
   }
   std::printf("\nRequests from %s to %s, in pieces of at most 256 KiB:\n%s", from.c_str(), to.c_str(), FormatTable(rows).c_str());
   return kExitDone;

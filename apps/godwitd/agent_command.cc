@@ -5,6 +5,7 @@
 
 #include "agent/agent.h"
 #include "commands.h"
+#include "device/ucx.h"
 #include "gateway/gateway.h"
 #include "model/manifest.h"
 #include "package/signature.h"
@@ -15,7 +16,7 @@ namespace {
 
 struct AgentFlags {
   std::string name, device_class = "host", join, listen_http = "127.0.0.1:0", listen_channel = "127.0.0.1:0", advertise,
-              data = "godwit-agent", token_file, trust_keys, memory = "1Gi", data_cache = "0";
+              data = "godwit-agent", token_file, trust_keys, trust_domain, memory = "1Gi", data_cache = "0";
   std::vector<std::string> emulated;
   std::uint32_t cores = 1;
   double speed = 1, core_watts = 0, power_cap_watts = 0;
@@ -69,6 +70,7 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
     GODWIT_ASSIGN(auto trusted, package::TrustedKeys::Load(flags.trust_keys));
     options.trusted = std::make_shared<const package::TrustedKeys>(std::move(trusted));
   }
+  options.trust_domain = flags.trust_domain;
   options.channel_address = channel.address;
   options.channel_port = channel.port;
   options.advertise = flags.advertise;
@@ -78,6 +80,10 @@ Result<agent::Agent::Options> AgentOptions(const AgentFlags& flags, const Endpoi
 }
 
 Status RunAgent(const AgentFlags& flags) {
+  if (!flags.trust_domain.empty()) {
+    GODWIT_TRY(model::CheckName("--trust-domain", flags.trust_domain));
+    GODWIT_TRY(device::Ucx::Load());
+  }
   GODWIT_TRY(BlockSignals(flags.die_with_parent));
   GODWIT_TRY(EnterSandbox());
   std::string token;
@@ -153,6 +159,8 @@ void AddAgentCommand(CLI::App& app, int& exit_code) {
   command->add_option("--data", flags->data, "Folder for packages and datasets")->capture_default_str();
   command->add_option("--token-file", flags->token_file, "File with the cluster's token");
   command->add_option("--trust-keys", flags->trust_keys, "PEM file of public keys: only packages that one of them signed run here");
+  command->add_option("--trust-domain", flags->trust_domain,
+                      "Reach agents of the same trust domain by UCX (RDMA, TCP) where that is faster, without encryption: only where nobody else is on the network")->type_name("NAME");
   command->add_option("--cores", flags->cores, "Cores of the device")->capture_default_str()->check(CLI::Range(1, 4096));
   command->add_option("--speed", flags->speed, "Speed of one core; a host's is 1")->capture_default_str()->check(CLI::Range(0.001, 1000.0));
   command->add_option("--core-watts", flags->core_watts, "Power of a busy core, for predictions; 0: not known")->check(CLI::Range(0.0, 10000.0));

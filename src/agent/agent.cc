@@ -174,12 +174,17 @@ Status DeviceAgent::Start() {
   // An emulated link leaves no way past it.
   offloads.rings = options_.shape.bytes_per_second == 0 && options_.shape.latency.count() == 0;
   offloads.channel_security = options_.plaintext ? "none (plaintext)" : "TLS 1.3";
-  const bool rings = offloads.rings;
+  const bool shaped = !offloads.rings;
   offloads_ = std::make_unique<Offloads>(std::move(offloads), *datasets_);
-  if (rings) {
+  if (!shaped) {
     auto listening = device::RingServer::Listen(RingAddress(boot_), offloads_->engine());
     if (listening.ok()) rings_ = std::move(listening).value();
     else spdlog::warn("no rings for agents on this machine: {}", listening.error().message);
+  }
+  if (!options_.trust_domain.empty()) {
+    if (shaped) return InvalidArgument("a trust domain and an emulated link exclude each other: UCX would go past it");
+    GODWIT_ASSIGN(auto ucx, device::Ucx::Start(options_.channel_address, &offloads_->engine()));
+    offloads_->links().Trust(options_.trust_domain, std::move(ucx));
   }
   environment_->SetOffloads(offloads_.get());
   site_ = std::make_unique<Site>(Site::Options{options_.name, options_.memory}, environment_, *packages_, *control_);
@@ -348,7 +353,8 @@ void DeviceAgent::OnFrame(const std::shared_ptr<ChannelSession>& session, const 
       const auto& stat = *frame.as<wire::DataStat>();
       return ServeData(channel, frame.call(), stat.dataset()->str(), stat.service() != nullptr ? stat.service()->str() : "", 0, std::nullopt);
     }
-    case wire::Body::DeviceRequest: return static_cast<void>(device::ServeDevice(channel, frame, offloads_->engine()));
+    case wire::Body::DeviceRequest: 
+      return static_cast<void>(device::ServeDevice(channel, frame, offloads_->engine(), false, [this](const std::string& domain) { return offloads_->links().Invite(domain); }));
     case wire::Body::ConnectionRead:
     case wire::Body::ConnectionWrite:
     case wire::Body::ConnectionClose: return ServeConnection(channel, frame);

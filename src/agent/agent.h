@@ -40,6 +40,7 @@ class Agent {
     std::string channel_address = "127.0.0.1";
     std::uint16_t channel_port = 0;
     std::string advertise;               // Host that others reach this device at; empty: channel_address.
+    std::string trust_domain;            // Of the agents that reach this one by UCX as well, without encryption; empty: none. Then device::Ucx was loaded.
     transport::LinkShape shape;          // Of the channels this agent opens.
     ByteCount data_cache{0};  // Memory for copies of datasets of other devices; 0: none are made.
     std::uint64_t migration_bytes_per_second = 0;  // The most that one move from here sends; 0: no limit.

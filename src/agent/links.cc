@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,12 +22,19 @@ using nlohmann::json;
 
 constexpr std::array<std::uint64_t, 9> kSizes{64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20};
 constexpr std::uint64_t kEnvelopeBytes = 192 << 10;
-constexpr int kRounds = 9, kLongRounds = 3;  // Medians of these; long: more than one request.
+constexpr int kRounds = 25, kLongRounds = 3;  // Medians of these; long: more than one request.
 constexpr double kTooLongUs = 2e6;           // Larger sizes are left out.
 constexpr std::chrono::seconds kAnswerTime{10};
 constexpr const char* kTenant = "link-probe";
 constexpr std::chrono::microseconds kUnusedFor = std::chrono::minutes(1);  // Then memory for measuring is freed, should this agent have died.
 constexpr std::chrono::minutes kLostKept{1};  // A ring that was lost: its own thread may still be in it, and must not be who ends it.
+constexpr std::chrono::seconds kLookAgain{10};  // After a way was lost.
+
+// Ways to a device, besides the channel. Of two that take the same time, the first.
+enum : std::size_t { kRing, kUcx, kDirectWays };
+constexpr std::array<const char*, kDirectWays> kNames{"ring", "ucx"};
+constexpr std::array<const char*, kDirectWays> kSecurity{"one user, one machine", "none (one trust domain)"};
+constexpr std::array<const char*, kDirectWays> kThere{"its agent is on this machine, in this network namespace and of this user", "its agent is of this one's trust domain"};
 
 // Memory of the device to write to, for as long as this lives.
 class Target {
@@ -93,7 +101,15 @@ std::string RingAddress(model::BootId boot) { return "@godwit-ring-" + boot.ToSt
 
 // Of all peers, those that were forgotten too.
 struct Links::Counts {
-  std::atomic<std::uint64_t> by_ring{0}, by_channel{0};
+  std::array<std::atomic<std::uint64_t>, kDirectWays> direct{};
+  std::atomic<std::uint64_t> by_channel{0};
+};
+
+struct Links::Way {
+  std::shared_ptr<Device> device;                // Null: it is not there.
+  LinkCost cost;                                 // None: not measured, and taken.
+  std::string why = "it was not looked for yet"; // It is not there.
+  std::optional<Clock::time_point> lost;
 };
 
 struct Links::Peer {
@@ -102,49 +118,79 @@ struct Links::Peer {
   std::unique_ptr<device::RemoteDevice> channel;
   std::shared_ptr<Counts> counts;
 
-  std::shared_ptr<Device> RingNow() {
+  std::shared_ptr<Device> Now(std::size_t way) {
     const std::lock_guard lock(mutex);
-    return ring;
+    return ways[way].device;
   }
-  // The ring, if it is there and the faster way for so many bytes.
-  std::shared_ptr<Device> RingFor(std::uint64_t bytes) {
+  // The fastest way for so many bytes; kDirectWays: the channel.
+  std::pair<std::size_t, std::shared_ptr<Device>> WayFor(std::uint64_t bytes) {
     const std::lock_guard lock(mutex);
-    return ring && (!costs || costs->first.us(bytes) <= costs->second.us(bytes)) ? ring : nullptr;
+    std::pair<std::size_t, std::shared_ptr<Device>> best{kDirectWays, nullptr};
+    double least = channel_cost.us(bytes);
+    for (std::size_t i = kDirectWays; i-- > 0;) {
+      if (!ways[i].device || ways[i].cost.us(bytes) > least) continue;
+      best = {i, ways[i].device};
+      least = ways[i].cost.us(bytes);
+    }
+    return best;
   }
-  void Lose() {
+  void Lose(std::size_t way) {
     const std::lock_guard lock(mutex);
-    if (ring) lost.emplace_back(Clock::now(), std::exchange(ring, nullptr));
-    why = "it was lost";
+    if (!ways[way].device) return;
+    lost.emplace_back(Clock::now(), std::exchange(ways[way].device, nullptr));
+    ways[way].why = "it was lost";
+    ways[way].lost = Clock::now();
+  }
+  void LoseAll() {
+    for (std::size_t i = 0; i < kDirectWays; ++i) Lose(i);
+  }
+  // Says so once.
+  bool TimeToLook() {
+    const std::lock_guard lock(mutex);
+    bool time = false;
+    for (Way& way : ways) {
+      if (!way.lost || Clock::now() - *way.lost < kLookAgain) continue;
+      way.lost.reset();
+      time = true;
+    }
+    return time;
   }
 
   std::mutex mutex;
-  std::shared_ptr<Device> ring;
+  std::array<Way, kDirectWays> ways;
+  LinkCost channel_cost;
   std::vector<std::pair<Clock::time_point, std::shared_ptr<Device>>> lost;
-  std::optional<std::pair<LinkCost, LinkCost>> costs;  // The ring's, the channel's.
-  std::string why = "it was not looked for yet";       // There is no ring.
 };
 
 class Links::LinkedDevice final : public Device {
  public:
   explicit LinkedDevice(std::shared_ptr<Peer> peer) : peer_(std::move(peer)) {}
   void Submit(device::Request request, Done done) override {
-    if (request.opcode == device::Opcode::kAbort) {  // Each transport has numbers of its own: the other one finds nothing.
-      if (const auto ring = peer_->RingNow()) ring->Submit(request, [](device::Completion) {});
-      return peer_->channel->Submit(std::move(request), std::move(done));
-    }
-    const auto ring = peer_->RingFor(request.data.size() + request.state.size());
-    if (!ring) {
+    if (request.opcode == device::Opcode::kAbort) return Abort(std::move(request), 0, std::move(done));
+    const auto [way, device] = peer_->WayFor(request.data.size() + request.state.size());
+    if (!device) {
       ++peer_->counts->by_channel;
       return peer_->channel->Submit(std::move(request), std::move(done));
     }
-    ++peer_->counts->by_ring;
-    ring->Submit(std::move(request), [peer = peer_, done = std::move(done)](device::Completion completion) {
-      if (!completion.status.ok() && completion.status.error().code == ErrorCode::kUnavailable) peer->Lose();
+    ++peer_->counts->direct[way];
+    device->Submit(std::move(request), [peer = peer_, way = way, done = std::move(done)](device::Completion completion) {
+      if (!completion.status.ok() && completion.status.error().code == ErrorCode::kUnavailable) peer->Lose(way);
       done(std::move(completion));
     });
   }
 
  private:
+  // Each way has numbers of its own, and finds only what went by it.
+  void Abort(device::Request request, std::size_t from, Done done) {
+    std::shared_ptr<Device> device;
+    while (from < kDirectWays && !device) device = peer_->Now(from++);
+    if (!device) return peer_->channel->Submit(std::move(request), std::move(done));
+    device->Submit(request, [self = LinkedDevice(peer_), request, from, done = std::move(done)](device::Completion completion) mutable {
+      const bool elsewhere = !completion.status.ok() && completion.status.error().code == ErrorCode::kNotFound;
+      if (elsewhere) self.Abort(std::move(request), from, std::move(done));
+      else done(std::move(completion));
+    });
+  }
   const std::shared_ptr<Peer> peer_;
 };
 
@@ -159,7 +205,7 @@ Links::~Links() {
   changed_.notify_all();
   thread_.join();
   for (const auto& [key, peer] : peers_) {
-    peer->Lose();
+    peer->LoseAll();
     peer->lost.clear();
   }
 }
@@ -187,9 +233,11 @@ std::shared_ptr<Links::Peer> Links::PeerAt(const std::string& address, model::Bo
     peer->boot = boot;
     peer->counts = counts_;
     peer->channel = std::make_unique<device::RemoteDevice>([connect = connect_, address](auto then) { connect(address, std::move(then)); });
-    work_.push_back([this, peer] { FindRing(*peer); });
-    changed_.notify_all();
+  } else if (!peer->TimeToLook()) {
+    return peer;
   }
+  work_.push_back([this, peer] { Find(*peer); });
+  changed_.notify_all();
   return peer;
 }
 
@@ -201,63 +249,98 @@ void Links::ForgetOthers(const Peer& now) {
   std::erase_if(peers_, [&](const auto& item) {
     Peer& peer = *item.second;
     const bool before = peer.address == now.address && peer.boot != now.boot;
-    if (before) peer.Lose();
+    if (before) peer.LoseAll();
     const std::lock_guard inner(peer.mutex);
     std::erase_if(peer.lost, [](const auto& lost) { return Clock::now() - lost.first > kLostKept; });
     return before && peer.lost.empty();
   });
 }
 
-// On the own thread.
-void Links::FindRing(Peer& peer) {
-  std::string why = "this agent's links are shaped, which rings would go past";
-  if (rings_) {
-    ForgetOthers(peer);
-    auto connected = device::ConnectRing(RingAddress(peer.boot));
-    if (connected.ok()) {
-      const std::shared_ptr<Device> ring = std::move(connected).value();
-      std::optional<std::pair<LinkCost, LinkCost>> costs;
-      if (const auto target = Target::Create(*ring); target.ok()) {
-        const auto by_ring = target->CostOf(*ring), by_channel = target->CostOf(*peer.channel);
-        if (by_ring.ok() && by_channel.ok()) costs = {*by_ring, *by_channel};
-      }
-      const std::lock_guard lock(peer.mutex);
-      peer.ring = ring;
-      peer.costs = costs;
-      return;
-    }
-    why = connected.error().message;
+Result<std::shared_ptr<Device>> Links::ConnectByRing(const Peer& peer) {
+  if (!rings_) return FailedPrecondition("this agent's links are shaped, which rings would go past");
+  GODWIT_ASSIGN(auto ring, device::ConnectRing(RingAddress(peer.boot)));
+  return std::shared_ptr<Device>(std::move(ring));
+}
+
+Result<std::shared_ptr<Device>> Links::ConnectByUcx(const Peer& peer) {
+  if (ucx_ == nullptr) return FailedPrecondition("this agent is in no trust domain (godwitd agent --trust-domain)");
+  const auto asked = std::make_shared<std::promise<Result<device::UcxInvitation>>>();
+  auto answer = asked->get_future();
+  connect_(peer.address, [asked, domain = trust_domain_](Result<std::shared_ptr<transport::Channel>> channel) {
+    if (!channel.ok()) return asked->set_value(channel.error());
+    device::AskInvitation(*channel, domain, [asked](Result<device::UcxInvitation> invitation) { asked->set_value(std::move(invitation)); });
+  });
+  if (answer.wait_for(kAnswerTime) != std::future_status::ready) return DeadlineExceeded("it does not answer");
+  GODWIT_ASSIGN(const device::UcxInvitation invitation, answer.get());
+  GODWIT_ASSIGN(auto device, ucx_->Connect(invitation));
+  return std::shared_ptr<Device>(std::move(device));
+}
+
+void Links::Trust(std::string domain, std::unique_ptr<device::Ucx> ucx) {
+  trust_domain_ = std::move(domain);
+  ucx_ = std::move(ucx);
+}
+
+Result<device::UcxInvitation> Links::Invite(const std::string& domain) {
+  if (ucx_ == nullptr) return PermissionDenied("it is in no trust domain");
+  if (domain != trust_domain_) return PermissionDenied(fmt::format("it is in trust domain '{}', not in '{}'", trust_domain_, domain));
+  return ucx_->Invite();
+}
+
+void Links::Find(Peer& peer) {
+  ForgetOthers(peer);
+  bool found = false;
+  for (std::size_t i = 0; i < kDirectWays; ++i) {
+    if (peer.Now(i)) continue;
+    auto connected = i == kRing ? ConnectByRing(peer) : ConnectByUcx(peer);
+    const std::lock_guard lock(peer.mutex);
+    if (connected.ok()) peer.ways[i].device = std::move(connected).value();
+    else peer.ways[i].why = connected.error().message;
+    found |= connected.ok();
   }
-  const std::lock_guard lock(peer.mutex);
-  peer.why = why;
+  if (!found) return;
+  const auto target = Target::Create(*peer.channel);
+  if (!target.ok()) return;
+  const auto by_channel = target->CostOf(*peer.channel);
+  for (std::size_t i = 0; i < kDirectWays && by_channel.ok(); ++i) {
+    const auto device = peer.Now(i);
+    const auto cost = device ? target->CostOf(*device) : Result<LinkCost>(LinkCost());
+    const std::lock_guard lock(peer.mutex);
+    peer.channel_cost = *by_channel;
+    if (cost.ok()) peer.ways[i].cost = *cost;
+  }
 }
 
 void Links::Measure(const std::string& address, model::BootId boot, std::function<void(Result<std::string>)> done) {
   const auto peer = PeerAt(address, boot);
   const auto measure = [this, peer]() -> Result<std::string> {
     GODWIT_ASSIGN(const auto target, Target::Create(*peer->channel));
-    std::shared_ptr<Device> ring;
-    std::optional<LinkCost> by_ring;
-    for (int tries = 0; tries < 2 && !by_ring; ++tries) {  // It may have been lost, or have come since.
-      if (!peer->RingNow()) FindRing(*peer);
-      ring = peer->RingNow();
-      if (!ring) break;
-      auto cost = target.CostOf(*ring);
-      if (cost.ok()) by_ring = *cost;
-      else peer->Lose();
-    }
-    if (!by_ring) ring = nullptr;
+    Find(*peer);
+    std::array<std::shared_ptr<Device>, kDirectWays> devices;
     json transports = json::array(), sizes = json::array();
     const auto describe = [&](const char* name, const std::string& security, const std::optional<LinkCost>& cost, const std::string& why) {
       json entry{{"name", name}, {"security", security}, {"available", cost.has_value()}, {"why", why}};
       if (cost) entry.update({{"latency_us", cost->latency_us}, {"bytes_per_second", cost->bytes_per_us * 1e6}});
       transports.push_back(std::move(entry));
     };
+    for (std::size_t i = 0; i < kDirectWays; ++i) {
+      std::optional<LinkCost> cost;
+      for (int tries = 0; tries < 2 && !cost; ++tries) {  // It may have been lost.
+        if (tries > 0) Find(*peer);
+        devices[i] = peer->Now(i);
+        if (!devices[i]) break;
+        if (const auto measured = target.CostOf(*devices[i]); measured.ok()) cost = *measured;
+        else peer->Lose(i);
+      }
+      if (!cost) devices[i] = nullptr;
+      const std::lock_guard lock(peer->mutex);
+      if (cost) peer->ways[i].cost = *cost;
+      describe(kNames[i], kSecurity[i], cost, cost ? kThere[i] : peer->ways[i].why);
+    }
     GODWIT_ASSIGN(const LinkCost by_channel, target.CostOf(*peer->channel));
     {
       const std::lock_guard lock(peer->mutex);
-      if (by_ring) peer->costs = {*by_ring, by_channel};
-      describe("ring", "one user, one machine", by_ring, by_ring ? "its agent is on this machine, in this network namespace and of this user" : peer->why);
+      peer->channel_cost = by_channel;
     }
     describe("channel", channel_security_, by_channel, "always there");
     for (const std::uint64_t bytes : kSizes) {
@@ -265,12 +348,15 @@ void Links::Measure(const std::string& address, model::BootId boot, std::functio
       const std::uint64_t request = std::min<std::uint64_t>(bytes, device::kDataBytesMax);
       json entry{{"bytes", bytes}};
       GODWIT_ASSIGN(entry["channel_us"], target.MedianOf(*peer->channel, bytes));
-      if (ring) {
-        GODWIT_ASSIGN(entry["ring_us"], target.MedianOf(*ring, bytes));
+      for (std::size_t i = 0; i < kDirectWays; ++i) {
+        if (!devices[i]) continue;
+        GODWIT_ASSIGN(entry[fmt::format("{}_us", kNames[i])], target.MedianOf(*devices[i], bytes));
       }
-      const bool rings = peer->RingFor(request) != nullptr;
-      entry["chosen"] = rings ? "ring" : "channel";
-      entry["expected_us"] = (rings ? *by_ring : by_channel).us(request) * static_cast<double>((bytes + request - 1) / request);
+      const std::size_t way = peer->WayFor(request).first;
+      entry["chosen"] = way < kDirectWays ? kNames[way] : "channel";
+      const json& chosen = transports[way];
+      const LinkCost cost{chosen["latency_us"], chosen["bytes_per_second"].get<double>() / 1e6};
+      entry["expected_us"] = cost.us(request) * static_cast<double>((bytes + request - 1) / request);
       sizes.push_back(std::move(entry));
     }
     return json{{"transports", std::move(transports)}, {"sizes", std::move(sizes)}}.dump();
@@ -281,8 +367,9 @@ void Links::Measure(const std::string& address, model::BootId boot, std::functio
 }
 
 std::string Links::MetricsText() const {
-  return fmt::format("# TYPE godwit_link_requests counter\ngodwit_link_requests_total{{transport=\"ring\"}} {}\n"
-                     "godwit_link_requests_total{{transport=\"channel\"}} {}\n", counts_->by_ring.load(), counts_->by_channel.load());
+  std::string text = "# TYPE godwit_link_requests counter\n";
+  for (std::size_t i = 0; i < kDirectWays; ++i) text += fmt::format("godwit_link_requests_total{{transport=\"{}\"}} {}\n", kNames[i], counts_->direct[i].load());
+  return text + fmt::format("godwit_link_requests_total{{transport=\"channel\"}} {}\n", counts_->by_channel.load());
 }
 
 }  // namespace godwit::agent

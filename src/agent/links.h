@@ -1,6 +1,6 @@
 // Links: how this agent's requests reach other devices. Shared-memory rings where the other agent is on this machine and of this user
-// (device/ring.h), a channel (TLS, transport/channel.h) everywhere; of two that are there, the one that takes less time for a request
-// of that size, by what was measured when the ring was made.
+// (device/ring.h), UCX where it is of this one's trust domain (device/ucx.h), a channel (TLS, transport/channel.h) everywhere; of those that are
+// there, the one that takes least time for a request of that size, by what was measured when they were made.
 #pragma once
 
 #include <condition_variable>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/ucx.h"
 #include "model/ids.h"
 #include "transport/channel.h"
 
@@ -35,9 +36,14 @@ class Links {
   using Connect = std::function<void(const std::string& address, std::function<void(Result<std::shared_ptr<transport::Channel>>)>)>;
   // `rings`: whether to look for rings; false where links are shaped, which rings would go past.
   Links(bool rings, std::string channel_security, Connect connect);
-  ~Links();  // Ends what is under way over rings.
+  ~Links();  // Ends what is under way over rings and UCX.
 
-  // The device whose agent listens at `address`. Never waits: until a ring is found, requests go over the channel.
+  // From now on, with agents that are of this trust domain as well. Before the first To.
+  void Trust(std::string domain, std::unique_ptr<device::Ucx> ucx);
+  // For an agent that says it is of that domain; kPermissionDenied: this one is not.
+  Result<device::UcxInvitation> Invite(const std::string& domain);
+
+  // The device whose agent listens at `address`. Never waits: until another way is found, requests go over the channel.
   std::shared_ptr<device::Device> To(const std::string& address, model::BootId boot);
 
   // Measures now: JSON with a round trip of each size (64 B to 16 MiB, in requests of at most kDataBytesMax) by each transport, the choice
@@ -50,9 +56,13 @@ class Links {
  private:
   struct Counts;
   struct Peer;
+  struct Way;
   class LinkedDevice;
   std::shared_ptr<Peer> PeerAt(const std::string& address, model::BootId boot);
-  void FindRing(Peer& peer);
+  // On the own thread.
+  void Find(Peer& peer);
+  Result<std::shared_ptr<device::Device>> ConnectByRing(const Peer& peer);
+  Result<std::shared_ptr<device::Device>> ConnectByUcx(const Peer& peer);
   void ForgetOthers(const Peer& now);
   void Main();
 
@@ -60,6 +70,8 @@ class Links {
   const bool rings_;
   const std::string channel_security_;
   const Connect connect_;
+  std::string trust_domain_;
+  std::unique_ptr<device::Ucx> ucx_;  // Null: of no trust domain.
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;

@@ -28,7 +28,9 @@ class LinksTest : public ::testing::Test {
     server_ = transport::ChannelServer::Listen(loop_, server, [this](const std::shared_ptr<Channel>&) {
                 transport::ChannelHandlers handlers;
                 handlers.on_frame = [this](const std::shared_ptr<Channel>& from, transport::Frame frame) {
-                  EXPECT_TRUE(device::ServeDevice(from, frame, *engine_));
+                  EXPECT_TRUE(device::ServeDevice(from, frame, *engine_, false, [this](const std::string& domain) {
+                    return served_ ? served_->Invite(domain) : Result<device::UcxInvitation>(PermissionDenied("it is in no trust domain"));
+                  }));
                 };
                 return handlers;
               }).value();
@@ -45,7 +47,15 @@ class LinksTest : public ::testing::Test {
     loop_.Run([this] { channel_->Drop(); });
     ring_.reset();
     server_.reset();
+    served_.reset();
     engine_.reset();
+  }
+  // Both ends are in a trust domain, perhaps the same one.
+  void Trust(const std::string& here, const std::string& there) {
+    ASSERT_TRUE(device::Ucx::Load().ok());
+    served_ = std::make_unique<Links>(false, "none", nullptr);
+    served_->Trust(there, device::Ucx::Start("127.0.0.1", engine_.get()).value());
+    links_->Trust(here, device::Ucx::Start("127.0.0.1", nullptr).value());
   }
   void StartRing() { ring_ = device::RingServer::Listen(RingAddress(boot_), *engine_).value(); }
   void Make(bool rings = true) {
@@ -75,21 +85,23 @@ class LinksTest : public ::testing::Test {
   std::unique_ptr<transport::ChannelServer> server_;
   std::shared_ptr<Channel> channel_;
   std::unique_ptr<device::RingServer> ring_;
-  std::unique_ptr<Links> links_;
+  std::unique_ptr<Links> links_, served_;  // There, it answers who asks for an invitation alone.
 };
 
 TEST_F(LinksTest, WithoutARingAllGoesOverTheChannelAndTheReasonIsSaid) {
   Make();
   EXPECT_TRUE(Ask().ok());
   const nlohmann::json link = Measure();
-  ASSERT_EQ(link["transports"].size(), 2u) << link;
+  ASSERT_EQ(link["transports"].size(), 3u) << link;
   EXPECT_FALSE(link["transports"][0]["available"]);
   EXPECT_NE(link["transports"][0]["why"].get<std::string>().find("no device listens"), std::string::npos) << link;
-  EXPECT_TRUE(link["transports"][1]["available"]);
+  EXPECT_FALSE(link["transports"][1]["available"]);
+  EXPECT_NE(link["transports"][1]["why"].get<std::string>().find("no trust domain"), std::string::npos) << link;
+  EXPECT_TRUE(link["transports"][2]["available"]);
   for (const auto& size : link["sizes"]) {
     EXPECT_EQ(size["chosen"], "channel");
     EXPECT_GT(size["channel_us"], 0);
-    EXPECT_FALSE(size.contains("ring_us"));
+    EXPECT_FALSE(size.contains("ring_us") || size.contains("ucx_us"));
   }
   EXPECT_EQ(Counted("channel"), 1u) << "what measuring takes is not counted";
   EXPECT_EQ(Counted("ring"), 0u);
@@ -104,10 +116,10 @@ TEST_F(LinksTest, WhereARingIsFoundEachSizeGoesTheFasterWay) {
   EXPECT_EQ(link["sizes"][8]["bytes"], 16 << 20);
   for (const auto& size : link["sizes"]) EXPECT_GT(size["ring_us"], 0);
   const auto cost = [&](int transport) { return LinkCost{link["transports"][transport]["latency_us"], link["transports"][transport]["bytes_per_second"].get<double>() / 1e6}; };
-  const bool small_by_ring = cost(0).us(64) <= cost(1).us(64);
+  const bool small_by_ring = cost(0).us(64) <= cost(2).us(64);
   EXPECT_EQ(link["sizes"][0]["chosen"], small_by_ring ? "ring" : "channel");
   for (int i = 0; i < 10; ++i) EXPECT_TRUE(Ask().ok());
-  EXPECT_EQ(Counted(cost(0).us(0) <= cost(1).us(0) ? "ring" : "channel"), 10u);
+  EXPECT_EQ(Counted(cost(0).us(0) <= cost(2).us(0) ? "ring" : "channel"), 10u);
 }
 
 TEST_F(LinksTest, AfterARingIsLostRequestsGoOverTheChannel) {
@@ -121,6 +133,73 @@ TEST_F(LinksTest, AfterARingIsLostRequestsGoOverTheChannel) {
   EXPECT_FALSE(Measure()["transports"][0]["available"]);
   StartRing();
   EXPECT_TRUE(Measure()["transports"][0]["available"]) << "it came back";
+}
+
+TEST_F(LinksTest, InOneTrustDomainUcxIsAWayToo) {
+  Make();
+  Trust("lab", "lab");
+  const nlohmann::json link = Measure();
+  ASSERT_TRUE(link["transports"][1]["available"]) << link;
+  EXPECT_EQ(link["transports"][1]["name"], "ucx");
+  EXPECT_NE(link["transports"][1]["security"].get<std::string>().find("none"), std::string::npos);
+  for (const auto& size : link["sizes"]) {
+    EXPECT_GT(size["ucx_us"], 0);
+    EXPECT_TRUE(size["chosen"] == "ucx" || size["chosen"] == "channel") << size;
+  }
+  const auto cost = [&](int transport) { return LinkCost{link["transports"][transport]["latency_us"], link["transports"][transport]["bytes_per_second"].get<double>() / 1e6}; };
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Ask().ok());
+  EXPECT_EQ(Counted(cost(1).us(0) <= cost(2).us(0) ? "ucx" : "channel"), 10u);
+}
+
+TEST_F(LinksTest, AfterUcxIsLostRequestsGoOverTheChannel) {
+  Make();
+  Trust("lab", "lab");
+  ASSERT_TRUE(Measure()["transports"][1]["available"]);
+  served_.reset();
+  static_cast<void>(Ask().ok());  // It may have been under way.
+  EXPECT_TRUE(Ask().ok());
+  EXPECT_GE(Counted("channel"), 1u);
+  const nlohmann::json link = Measure();
+  EXPECT_FALSE(link["transports"][1]["available"]);
+  EXPECT_NE(link["transports"][1]["why"].get<std::string>().find("no trust domain"), std::string::npos) << link;
+}
+
+TEST_F(LinksTest, AnotherTrustDomainGetsNoInvitation) {
+  Make();
+  Trust("lab", "office");
+  const nlohmann::json link = Measure();
+  EXPECT_FALSE(link["transports"][1]["available"]);
+  EXPECT_NE(link["transports"][1]["why"].get<std::string>().find("'office', not in 'lab'"), std::string::npos) << link;
+  EXPECT_TRUE(Ask().ok());
+}
+
+TEST_F(LinksTest, AnAbortFindsItsRequestWhicheverWayItWent) {
+  StartRing();
+  Make();
+  Trust("lab", "lab");
+  ASSERT_TRUE(Measure()["transports"][1]["available"]);
+  const auto to = links_->To(server_->address(), boot_);
+  device::Request configure;
+  configure.opcode = device::Opcode::kConfigure;
+  const std::string none = R"({"cores": 0, "queue_max": 16})";
+  configure.data.assign(none.begin(), none.end());
+  ASSERT_TRUE(engine_->Call(configure).status.ok());
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{64} << 10, device::kDataBytesMax - 4096}) {  // Perhaps by different ways.
+    device::Queue queue(*to);
+    device::Request waits, abort;
+    waits.opcode = device::Opcode::kExecute;
+    waits.tenant = abort.tenant = "t";
+    waits.function = static_cast<std::uint32_t>(device::BuiltIn::kChecksum);
+    waits.name = "absent";  // What has no object may be done at once.
+    waits.id = abort.value = 7;
+    waits.state.assign(bytes, 0);
+    queue.Submit(waits);
+    abort.opcode = device::Opcode::kAbort;
+    EXPECT_TRUE(to->Call(abort, std::chrono::seconds(60)).status.ok()) << bytes;
+    const auto ended = queue.Wait(std::chrono::seconds(60));
+    ASSERT_TRUE(ended);
+    EXPECT_EQ(ended->status.error().code, ErrorCode::kAborted) << bytes;
+  }
 }
 
 TEST_F(LinksTest, RequestsToAnAgentThatStartedAnewStayCounted) {

@@ -15,6 +15,7 @@
 
 #include "device/remote.h"
 #include "device/ring.h"
+#include "device/ucx.h"
 
 namespace godwit::device {
 
@@ -306,7 +307,7 @@ TEST_P(ConformanceTest, ARunningFunctionIsNotUnloadedAndAnAbortEndsItWithItsStat
 
 TEST_P(ConformanceTest, AnAbortThroughADriverReachesNoRequestOfAnotherUser) {
   const std::string driver = GetParam().name;
-  if (driver != "rings" && driver != "channel") return;  // Of one user.
+  if (driver != "rings" && driver != "channel" && driver != "ucx") return;  // Of one user.
   Request endless = Make(Opcode::kExecute);
   endless.function = LoadCounter();
   endless.id = 5;
@@ -649,9 +650,35 @@ std::shared_ptr<Device> OverAChannel(Engine& engine) {
   return std::shared_ptr<Device>(link, link->device.get());
 }
 
+std::shared_ptr<Device> OverUcx(Engine& engine) {
+  const Status loaded = Ucx::Load();
+  EXPECT_TRUE(loaded.ok()) << loaded.error().message;
+  struct Link {
+    std::unique_ptr<Ucx> there, here;
+    std::unique_ptr<Device> device;
+    ~Link() {
+      device.reset();
+      here.reset();
+      there.reset();
+    }
+  };
+  auto link = std::make_shared<Link>();
+  auto there = Ucx::Start("127.0.0.1", &engine, true), here = Ucx::Start("127.0.0.1", nullptr);
+  EXPECT_TRUE(there.ok()) << there.error().message;
+  EXPECT_TRUE(here.ok()) << here.error().message;
+  if (!there.ok() || !here.ok()) return nullptr;
+  link->there = std::move(there).value();
+  link->here = std::move(here).value();
+  auto device = link->here->Connect(link->there->Invite().value());
+  EXPECT_TRUE(device.ok()) << device.error().message;
+  if (!device.ok()) return nullptr;
+  link->device = std::move(device).value();
+  return std::shared_ptr<Device>(link, link->device.get());
+}
+
 INSTANTIATE_TEST_SUITE_P(Drivers, ConformanceTest,
                          ::testing::Values(Driver{"in_process", "conformance", InProcess}, Driver{"rings", "conformance", OverRings},
-                                           Driver{"channel", "conformance", OverAChannel}),
+                                           Driver{"channel", "conformance", OverAChannel}, Driver{"ucx", "conformance", OverUcx}),
                          [](const auto& of) { return of.param.name; });
 
 }  // namespace godwit::device

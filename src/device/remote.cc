@@ -1,5 +1,6 @@
 #include "device/remote.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -75,8 +76,9 @@ void RemoteDevice::Submit(Request request, Done user) {
   });
 }
 
-bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame, Device& device, bool owner) {
-  if (frame.as<wire::DeviceRequest>() == nullptr) return false;
+bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const transport::Frame& frame, Device& device, bool owner, const Invite& invite) {
+  const auto* asked = frame.as<wire::DeviceRequest>();
+  if (asked == nullptr) return false;
   const std::uint64_t call = frame.call();
   const auto answer = [channel, call](const Completion& completion) {
     auto encoded = Encode(completion);
@@ -89,6 +91,17 @@ bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const trans
       channel->WhenWritable([channel, builder, bytes = std::move(encoded).value()] { static_cast<void>(channel->Send(*builder, bytes).ok()); });
     }
   };
+  if (asked->trust_domain() != nullptr) {
+    const auto invitation = invite ? invite(asked->trust_domain()->str()) : Result<UcxInvitation>(PermissionDenied("it is in no trust domain"));
+    if (!invitation.ok()) {
+      answer(Failed(0, invitation.error()));
+      return true;
+    }
+    flatbuffers::FlatBufferBuilder builder(128);
+    const auto ticket = builder.CreateVector(invitation->ticket.data(), invitation->ticket.size());
+    static_cast<void>(channel->Reply(call, builder, wire::CreateDeviceCompletion(builder, 0, invitation->port, ticket)).ok());  // Who gets no answer asks again.
+    return true;
+  }
   auto request = DecodeRequest(frame.payload());
   if (!request.ok()) {
     answer(Failed(0, request.error()));
@@ -100,6 +113,26 @@ bool ServeDevice(const std::shared_ptr<transport::Channel>& channel, const trans
   }
   device.Submit(std::move(request).value(), answer);
   return true;
+}
+
+void AskInvitation(const std::shared_ptr<transport::Channel>& channel, const std::string& trust_domain, std::function<void(Result<UcxInvitation>)> done) {
+  flatbuffers::FlatBufferBuilder builder(128);
+  const auto domain = builder.CreateString(trust_domain);
+  const std::string& there = channel->peer_address();
+  std::string address = there.substr(0, there.rfind(':'));
+  if (address.starts_with('[')) address = address.substr(1, address.size() - 2);
+  channel->Ask<wire::DeviceRequest>(builder, wire::CreateDeviceRequest(builder, 0, domain), kUcxConnectTime, [address, done = std::move(done)](Result<transport::Frame> frame) {
+    if (!frame.ok()) return done(frame.error());
+    const auto* answer = frame->as<wire::DeviceCompletion>();
+    if (answer == nullptr) return done(Corrupt("another answer than a DeviceCompletion"));
+    UcxInvitation invitation{address, answer->ucx_port(), {}};
+    if (answer->ucx_port() != 0 && answer->ucx_ticket() != nullptr && answer->ucx_ticket()->size() == invitation.ticket.size()) {
+      std::copy(answer->ucx_ticket()->begin(), answer->ucx_ticket()->end(), invitation.ticket.begin());
+      return done(invitation);
+    }
+    const auto refusal = DecodeCompletion(frame->payload());
+    done(refusal.ok() && !refusal->status.ok() ? refusal->status.error() : Corrupt("no invitation, and no reason why not"));
+  });
 }
 
 }  // namespace godwit::device

@@ -23,6 +23,7 @@
 
 #include "base/descriptor.h"
 #include "device/numbers.h"
+#include "device/relax.h"
 #include "device/wire.h"
 
 namespace godwit::device {
@@ -30,17 +31,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a side looks for more before it sleeps: about what a wake-up costs.
-constexpr std::chrono::microseconds kSpin{50};
 constexpr std::uint32_t kMagic = 0x52445747;  // "GWDR"
-
-void Relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 // One direction, in shared memory. Positions count bytes since the beginning.
 struct Ring {

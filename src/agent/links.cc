@@ -30,14 +30,23 @@ constexpr std::chrono::microseconds kUnusedFor = std::chrono::minutes(1);  // Th
 constexpr std::chrono::minutes kLostKept{1};  // A ring that was lost: its own thread may still be in it, and must not be who ends it.
 constexpr std::chrono::seconds kLookAgain{10};  // After a way was lost.
 
-// Ways to a device, besides the channel. Of two that take the same time, the first.
-enum : std::size_t { kRing, kUcx, kDirectWays };
-constexpr std::array<const char*, kDirectWays> kNames{"ring", "ucx"};
+// Ways to a device, the last one always there. Of two that take the same time, the first.
+enum : std::size_t { kRing, kUcx, kChannel, kWays, kDirectWays = kChannel };
+constexpr std::array<const char*, kWays> kNames{"ring", "ucx", "channel"};
 constexpr std::array<const char*, kDirectWays> kSecurity{"one user, one machine", "none (one trust domain)"};
-constexpr std::array<const char*, kDirectWays> kThere{"its agent is on this machine, in this network namespace and of this user", "its agent is of this one's trust domain"};
+constexpr std::array<const char*, kWays> kThere{"its agent is on this machine, in this network namespace and of this user", "its agent is of this one's trust domain",
+                                               "always there"};
+
+std::vector<Device*> Pointers(const std::vector<std::shared_ptr<Device>>& devices) {
+  std::vector<Device*> pointers;
+  for (const auto& device : devices) pointers.push_back(device.get());
+  return pointers;
+}
+
+}  // namespace
 
 // Memory of the device to write to, for as long as this lives.
-class Target {
+class Links::Target {
  public:
   static Result<Target> Create(Device& device) {
     device::Request request = Make(device::Opcode::kAllocate);
@@ -68,19 +77,33 @@ class Target {
     }
     return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
   }
-  Result<double> MedianOf(Device& device, std::uint64_t bytes) const {
-    std::vector<double> times;
+  // By each of `ways` (null: it is not there), in turns: a thread that has just answered may still be awake. nullopt: not there, or it failed.
+  std::vector<std::optional<double>> MediansOf(const std::vector<Device*>& ways, std::uint64_t bytes) const {
     const int rounds = bytes > device::kDataBytesMax ? kLongRounds : kRounds;
+    std::vector<std::vector<double>> times(ways.size());
     for (int i = 0; i < rounds; ++i) {
-      GODWIT_ASSIGN(times.emplace_back(), Write(device, bytes));
+      for (std::size_t way = 0; way < ways.size(); ++way) {
+        if (ways[way] == nullptr || times[way].size() < static_cast<std::size_t>(i)) continue;
+        if (const auto time = Write(*ways[way], bytes); time.ok()) times[way].push_back(*time);
+      }
     }
-    std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
-    return times[static_cast<std::size_t>(rounds / 2)];
+    std::vector<std::optional<double>> medians(ways.size());
+    for (std::size_t way = 0; way < ways.size(); ++way) {
+      if (times[way].size() < static_cast<std::size_t>(rounds)) continue;
+      std::nth_element(times[way].begin(), times[way].begin() + rounds / 2, times[way].end());
+      medians[way] = times[way][static_cast<std::size_t>(rounds / 2)];
+    }
+    return medians;
   }
-  Result<LinkCost> CostOf(Device& device) const {
-    GODWIT_ASSIGN(const double small, MedianOf(device, kSizes.front()));
-    GODWIT_ASSIGN(const double large, MedianOf(device, kEnvelopeBytes));
-    return LinkCost{small, large > small ? static_cast<double>(kEnvelopeBytes - kSizes.front()) / (large - small) : 0};
+  std::vector<std::optional<LinkCost>> CostsOf(const std::vector<Device*>& ways) const {
+    const auto small = MediansOf(ways, kSizes.front()), large = MediansOf(ways, kEnvelopeBytes);
+    std::vector<std::optional<LinkCost>> costs(ways.size());
+    for (std::size_t way = 0; way < ways.size(); ++way) {
+      if (!small[way] || !large[way]) continue;
+      const double more = *large[way] - *small[way];
+      costs[way] = LinkCost{*small[way], more > 0 ? static_cast<double>(kEnvelopeBytes - kSizes.front()) / more : 0};
+    }
+    return costs;
   }
 
  private:
@@ -95,19 +118,15 @@ class Target {
   device::Capability capability_;
 };
 
-}  // namespace
-
 std::string RingAddress(model::BootId boot) { return "@godwit-ring-" + boot.ToString(); }
 
 // Of all peers, those that were forgotten too.
 struct Links::Counts {
-  std::array<std::atomic<std::uint64_t>, kDirectWays> direct{};
-  std::atomic<std::uint64_t> by_channel{0};
+  std::array<std::atomic<std::uint64_t>, kWays> by{};
 };
 
 struct Links::Way {
   std::shared_ptr<Device> device;                // Null: it is not there.
-  LinkCost cost;                                 // None: not measured, and taken.
   std::string why = "it was not looked for yet"; // It is not there.
   std::optional<Clock::time_point> lost;
 };
@@ -122,17 +141,16 @@ struct Links::Peer {
     const std::lock_guard lock(mutex);
     return ways[way].device;
   }
-  // The fastest way for so many bytes; kDirectWays: the channel.
+  // The fastest way for so many bytes, and its cost.
+  std::pair<std::size_t, LinkCost> Choose(std::uint64_t bytes) {
+    const std::lock_guard lock(mutex);
+    return ChooseLocked(bytes);
+  }
+  // nullptr: the channel.
   std::pair<std::size_t, std::shared_ptr<Device>> WayFor(std::uint64_t bytes) {
     const std::lock_guard lock(mutex);
-    std::pair<std::size_t, std::shared_ptr<Device>> best{kDirectWays, nullptr};
-    double least = channel_cost.us(bytes);
-    for (std::size_t i = kDirectWays; i-- > 0;) {
-      if (!ways[i].device || ways[i].cost.us(bytes) > least) continue;
-      best = {i, ways[i].device};
-      least = ways[i].cost.us(bytes);
-    }
-    return best;
+    const std::size_t way = ChooseLocked(bytes).first;
+    return {way, way < kDirectWays ? ways[way].device : nullptr};
   }
   void Lose(std::size_t way) {
     const std::lock_guard lock(mutex);
@@ -144,22 +162,31 @@ struct Links::Peer {
   void LoseAll() {
     for (std::size_t i = 0; i < kDirectWays; ++i) Lose(i);
   }
-  // Says so once.
-  bool TimeToLook() {
+  // So long ago that it is time to look again. Says so once.
+  bool LostOne(std::chrono::seconds ago = {}) {
     const std::lock_guard lock(mutex);
-    bool time = false;
+    bool any = false;
     for (Way& way : ways) {
-      if (!way.lost || Clock::now() - *way.lost < kLookAgain) continue;
+      if (!way.lost || Clock::now() - *way.lost < ago) continue;
       way.lost.reset();
-      time = true;
+      any = true;
     }
-    return time;
+    return any;
   }
 
   std::mutex mutex;
   std::array<Way, kDirectWays> ways;
-  LinkCost channel_cost;
+  std::array<LinkCost, kWays> costs;  // Nothing: not measured, and taken.
   std::vector<std::pair<Clock::time_point, std::shared_ptr<Device>>> lost;
+
+ private:
+  std::pair<std::size_t, LinkCost> ChooseLocked(std::uint64_t bytes) const {
+    std::size_t best = kChannel;
+    for (std::size_t i = kDirectWays; i-- > 0;) {
+      if (ways[i].device && costs[i].us(bytes) <= costs[best].us(bytes)) best = i;
+    }
+    return {best, costs[best]};
+  }
 };
 
 class Links::LinkedDevice final : public Device {
@@ -169,10 +196,10 @@ class Links::LinkedDevice final : public Device {
     if (request.opcode == device::Opcode::kAbort) return Abort(std::move(request), 0, std::move(done));
     const auto [way, device] = peer_->WayFor(request.data.size() + request.state.size());
     if (!device) {
-      ++peer_->counts->by_channel;
+      ++peer_->counts->by[kChannel];
       return peer_->channel->Submit(std::move(request), std::move(done));
     }
-    ++peer_->counts->direct[way];
+    ++peer_->counts->by[way];
     device->Submit(std::move(request), [peer = peer_, way = way, done = std::move(done)](device::Completion completion) {
       if (!completion.status.ok() && completion.status.error().code == ErrorCode::kUnavailable) peer->Lose(way);
       done(std::move(completion));
@@ -233,7 +260,7 @@ std::shared_ptr<Links::Peer> Links::PeerAt(const std::string& address, model::Bo
     peer->boot = boot;
     peer->counts = counts_;
     peer->channel = std::make_unique<device::RemoteDevice>([connect = connect_, address](auto then) { connect(address, std::move(then)); });
-  } else if (!peer->TimeToLook()) {
+  } else if (!peer->LostOne(kLookAgain)) {
     return peer;
   }
   work_.push_back([this, peer] { Find(*peer); });
@@ -299,16 +326,23 @@ void Links::Find(Peer& peer) {
     found |= connected.ok();
   }
   if (!found) return;
-  const auto target = Target::Create(*peer.channel);
-  if (!target.ok()) return;
-  const auto by_channel = target->CostOf(*peer.channel);
-  for (std::size_t i = 0; i < kDirectWays && by_channel.ok(); ++i) {
-    const auto device = peer.Now(i);
-    const auto cost = device ? target->CostOf(*device) : Result<LinkCost>(LinkCost());
+  if (const auto target = Target::Create(*peer.channel); target.ok()) static_cast<void>(MeasureCosts(peer, *target));
+}
+
+std::vector<std::shared_ptr<Device>> Links::MeasureCosts(Peer& peer, const Target& target) {
+  std::vector<std::shared_ptr<Device>> ways;
+  for (std::size_t i = 0; i < kDirectWays; ++i) ways.push_back(peer.Now(i));
+  ways.push_back(std::shared_ptr<Device>(peer.channel.get(), [](Device*) {}));
+  const auto costs = target.CostsOf(Pointers(ways));
+  for (std::size_t i = 0; i < ways.size(); ++i) {
+    if (ways[i] && !costs[i]) {
+      if (i < kDirectWays) peer.Lose(i);
+      ways[i] = nullptr;
+    }
     const std::lock_guard lock(peer.mutex);
-    peer.channel_cost = *by_channel;
-    if (cost.ok()) peer.ways[i].cost = *cost;
+    if (costs[i]) peer.costs[i] = *costs[i];
   }
+  return ways;
 }
 
 void Links::Measure(const std::string& address, model::BootId boot, std::function<void(Result<std::string>)> done) {
@@ -316,47 +350,30 @@ void Links::Measure(const std::string& address, model::BootId boot, std::functio
   const auto measure = [this, peer]() -> Result<std::string> {
     GODWIT_ASSIGN(const auto target, Target::Create(*peer->channel));
     Find(*peer);
-    std::array<std::shared_ptr<Device>, kDirectWays> devices;
+    auto ways = MeasureCosts(*peer, target);
+    if (peer->LostOne()) {  // It may be back.
+      Find(*peer);
+      ways = MeasureCosts(*peer, target);
+    }
+    if (!ways.back()) return Unavailable("the channel to it was lost");
     json transports = json::array(), sizes = json::array();
-    const auto describe = [&](const char* name, const std::string& security, const std::optional<LinkCost>& cost, const std::string& why) {
-      json entry{{"name", name}, {"security", security}, {"available", cost.has_value()}, {"why", why}};
-      if (cost) entry.update({{"latency_us", cost->latency_us}, {"bytes_per_second", cost->bytes_per_us * 1e6}});
+    for (std::size_t i = 0; i < ways.size(); ++i) {
+      const std::lock_guard lock(peer->mutex);
+      json entry{{"name", kNames[i]}, {"security", i < kDirectWays ? kSecurity[i] : channel_security_}, {"available", ways[i] != nullptr},
+                 {"why", ways[i] ? kThere[i] : peer->ways[i].why}};
+      if (ways[i]) entry.update({{"latency_us", peer->costs[i].latency_us}, {"bytes_per_second", peer->costs[i].bytes_per_us * 1e6}});
       transports.push_back(std::move(entry));
-    };
-    for (std::size_t i = 0; i < kDirectWays; ++i) {
-      std::optional<LinkCost> cost;
-      for (int tries = 0; tries < 2 && !cost; ++tries) {  // It may have been lost.
-        if (tries > 0) Find(*peer);
-        devices[i] = peer->Now(i);
-        if (!devices[i]) break;
-        if (const auto measured = target.CostOf(*devices[i]); measured.ok()) cost = *measured;
-        else peer->Lose(i);
-      }
-      if (!cost) devices[i] = nullptr;
-      const std::lock_guard lock(peer->mutex);
-      if (cost) peer->ways[i].cost = *cost;
-      describe(kNames[i], kSecurity[i], cost, cost ? kThere[i] : peer->ways[i].why);
     }
-    GODWIT_ASSIGN(const LinkCost by_channel, target.CostOf(*peer->channel));
-    {
-      const std::lock_guard lock(peer->mutex);
-      peer->channel_cost = by_channel;
-    }
-    describe("channel", channel_security_, by_channel, "always there");
     for (const std::uint64_t bytes : kSizes) {
-      if (by_channel.us(bytes) > kTooLongUs) break;
       const std::uint64_t request = std::min<std::uint64_t>(bytes, device::kDataBytesMax);
-      json entry{{"bytes", bytes}};
-      GODWIT_ASSIGN(entry["channel_us"], target.MedianOf(*peer->channel, bytes));
-      for (std::size_t i = 0; i < kDirectWays; ++i) {
-        if (!devices[i]) continue;
-        GODWIT_ASSIGN(entry[fmt::format("{}_us", kNames[i])], target.MedianOf(*devices[i], bytes));
+      const auto [way, cost] = peer->Choose(request);
+      const auto expected = [&](const LinkCost& of) { return of.us(request) * static_cast<double>((bytes + request - 1) / request); };
+      if (expected(cost) > kTooLongUs) break;
+      json entry{{"bytes", bytes}, {"chosen", kNames[way]}, {"expected_us", expected(cost)}};
+      const auto medians = target.MediansOf(Pointers(ways), bytes);
+      for (std::size_t i = 0; i < ways.size(); ++i) {
+        if (medians[i]) entry[fmt::format("{}_us", kNames[i])] = *medians[i];
       }
-      const std::size_t way = peer->WayFor(request).first;
-      entry["chosen"] = way < kDirectWays ? kNames[way] : "channel";
-      const json& chosen = transports[way];
-      const LinkCost cost{chosen["latency_us"], chosen["bytes_per_second"].get<double>() / 1e6};
-      entry["expected_us"] = cost.us(request) * static_cast<double>((bytes + request - 1) / request);
       sizes.push_back(std::move(entry));
     }
     return json{{"transports", std::move(transports)}, {"sizes", std::move(sizes)}}.dump();
@@ -368,8 +385,8 @@ void Links::Measure(const std::string& address, model::BootId boot, std::functio
 
 std::string Links::MetricsText() const {
   std::string text = "# TYPE godwit_link_requests counter\n";
-  for (std::size_t i = 0; i < kDirectWays; ++i) text += fmt::format("godwit_link_requests_total{{transport=\"{}\"}} {}\n", kNames[i], counts_->direct[i].load());
-  return text + fmt::format("godwit_link_requests_total{{transport=\"channel\"}} {}\n", counts_->by_channel.load());
+  for (std::size_t i = 0; i < kWays; ++i) text += fmt::format("godwit_link_requests_total{{transport=\"{}\"}} {}\n", kNames[i], counts_->by[i].load());
+  return text;
 }
 
 }  // namespace godwit::agent

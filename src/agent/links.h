@@ -57,10 +57,13 @@ class Links {
   struct Counts;
   struct Peer;
   struct Way;
+  class Target;
   class LinkedDevice;
   std::shared_ptr<Peer> PeerAt(const std::string& address, model::BootId boot);
   // On the own thread.
   void Find(Peer& peer);
+  // Of the ways that are there: they, and the channel behind them; null: it failed, and is not there any more.
+  static std::vector<std::shared_ptr<device::Device>> MeasureCosts(Peer& peer, const Target& target);
   Result<std::shared_ptr<device::Device>> ConnectByRing(const Peer& peer);
   Result<std::shared_ptr<device::Device>> ConnectByUcx(const Peer& peer);
   void ForgetOthers(const Peer& now);

@@ -3,15 +3,18 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cluster_record.h"
 #include "subprocess.h"
 
 extern char** environ;
@@ -97,15 +100,39 @@ class LinkedCluster final : public BenchCluster {
         plan.memory.value, plan.mbps, plan.there_cores, plan.data_cache.value, plan.there_aarch64 ? "aarch64" : "native");
     emulated_ = {fmt::format("link of {} Mbit/s between network namespaces, by tc tbf", plan.mbps)};
     if (plan.there_aarch64) emulated_.push_back("AArch64 by qemu-user");
+    cpu_set_t all, others;
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return ErrnoError("asking for this process's processors");
+    const bool apart = plan.there_apart && plan.there_cores <= 1 && CPU_COUNT(&all) >= 2;
+    int last = CPU_SETSIZE - 1;
+    while (!CPU_ISSET(last, &all)) --last;
+    others = all;
+    CPU_CLR(last, &others);
+    if (apart && sched_setaffinity(0, sizeof others, &others) != 0) return ErrnoError("leaving a processor alone");
     GODWIT_TRY(Run({"up", "-f", (folder / "cluster.toml").string(), "--detach", "-q"}));
     up_ = true;
-    return Connect((folder / "config/godwit/context.json").string());
+    GODWIT_TRY(Connect((folder / "config/godwit/context.json").string()));
+    if (apart) GODWIT_TRY(MoveThereTo(last));
+    return {};
   }
   ~LinkedCluster() override {
     if (up_) (void)Run({"down", "-q"}).ok();
   }
 
  private:
+  // All threads of the agent "there" to one processor; those that it makes later follow.
+  Status MoveThereTo(int processor) {
+    GODWIT_ASSIGN(const ClusterRecord record, LoadRecord((folder_ / "state/godwit/cluster").string()));
+    const auto there = std::find_if(record.daemons.begin(), record.daemons.end(), [](const ProcessRecord& daemon) { return daemon.name == "there"; });
+    if (there == record.daemons.end()) return NotFound("the agent 'there' is not in the cluster's record");
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    for (const auto& thread : fs::directory_iterator(fmt::format("/proc/{}/task", there->pid))) {
+      if (sched_setaffinity(std::stoi(thread.path().filename().string()), sizeof one, &one) != 0) return ErrnoError("moving 'there' to a processor of its own");
+    }
+    emulated_.push_back("device on a processor of its own, everything else on the others");
+    return {};
+  }
   Status Run(std::vector<std::string> words) const {
     const std::vector<std::string> start = {"env", "XDG_CONFIG_HOME=" + (folder_ / "config").string(), "XDG_STATE_HOME=" + (folder_ / "state").string(), OwnPath()};
     words.insert(words.begin(), start.begin(), start.end());

@@ -21,6 +21,7 @@ class BenchCluster {
     ByteCount memory;         // Of each, for instances.
     double there_cores = 64;  // Of the processor; only with a link.
     ByteCount data_cache;     // Of "here"; only with a link.
+    bool there_apart = false;    // With a link and at most one core: on a processor of its own, where the machine has two; this process, too, leaves it alone.
     bool there_aarch64 = false;  // The AArch64 build, under qemu-user.
   };
   // `folder` exists and is empty.

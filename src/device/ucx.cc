@@ -241,13 +241,13 @@ class Node : public std::enable_shared_from_this<Node> {
 Status Node::Start(const std::string& address) {
   GODWIT_ASSIGN(const SocketAddress at, ParseAddress(address, 0));
   address_ = address;
-  ucp_config_t* config = nullptr;
-  ucs_status_t status = ucx_.ucp_config_read(nullptr, nullptr, &config);
-  if (status != UCS_OK) return Failure("its configuration", status);
   const std::string interface = InterfaceOf(at);
   if (!interface.empty() && access(("/sys/class/net/" + interface).c_str(), F_OK) != 0) {
     return Unavailable("UCX looks for network interfaces in /sys/class/net, where '" + interface + "' is not: /sys is not of this network namespace");
   }
+  ucp_config_t* config = nullptr;
+  ucs_status_t status = ucx_.ucp_config_read(nullptr, nullptr, &config);
+  if (status != UCS_OK) return Failure("its configuration", status);
   if (std::getenv("UCX_NET_DEVICES") == nullptr && !interface.empty()) ucx_.ucp_config_modify(config, "NET_DEVICES", interface.c_str());
   if (std::getenv("UCX_TLS") == nullptr) ucx_.ucp_config_modify(config, "TLS", "^sm");
   // The interface by which a peer came leads to it; another may not.
@@ -327,7 +327,7 @@ void Node::Main() {
         if (connection->serves && !connection->admitted && Clock::now() - connection->begun > kUcxInvitationTime) Lose(*connection, "it showed no ticket");
       }
       CloseLost();
-      if (ucx_.ucp_worker_arm(worker_) != UCS_OK) continue;  // Something has come.
+      if (!work_.empty() || ucx_.ucp_worker_arm(worker_) != UCS_OK) continue;  // Something has come.
       asleep_ = true;
     }
     pollfd fd{events_, POLLIN, 0};

@@ -15,20 +15,46 @@ namespace {
 using transport::Awaited;
 using transport::Channel;
 
+// A device whose functions run until they are aborted.
+class Endless final : public device::Device {
+ public:
+  explicit Endless(device::Device& rest) : rest_(rest) {}
+  void Submit(device::Request request, Done done) override {
+    const std::pair key(request.tenant, request.opcode == device::Opcode::kAbort ? request.value : request.id);
+    device::Completion ended, aborted;
+    Done runs;
+    {
+      const std::lock_guard lock(mutex_);
+      if (request.opcode == device::Opcode::kExecute) {
+        running_[key] = std::move(done);
+        return;
+      }
+      if (request.opcode == device::Opcode::kAbort && running_.contains(key)) runs = std::move(running_.extract(key).mapped());
+    }
+    if (!runs) return rest_.Submit(std::move(request), std::move(done));
+    ended.id = key.second;
+    ended.status = Aborted("by its user");
+    runs(std::move(ended));
+    aborted.id = request.id;
+    done(std::move(aborted));
+  }
+
+ private:
+  device::Device& rest_;
+  std::mutex mutex_;
+  std::map<std::pair<std::string, std::uint64_t>, Done> running_;
+};
+
 // A device behind a channel and, if a test starts it, a ring.
 class LinksTest : public ::testing::Test {
  protected:
   LinksTest() {
-    device::Engine::Options options;
-    options.profile = {.name = "there", .device_class = "csd"};
-    options.built_in = device::BuiltInFunctions();
-    engine_ = std::make_unique<device::Engine>(std::move(options));
     transport::ChannelServer::Options server;
     server.channel.self = {model::DeviceName("there"), boot_};
     server_ = transport::ChannelServer::Listen(loop_, server, [this](const std::shared_ptr<Channel>&) {
                 transport::ChannelHandlers handlers;
                 handlers.on_frame = [this](const std::shared_ptr<Channel>& from, transport::Frame frame) {
-                  EXPECT_TRUE(device::ServeDevice(from, frame, *engine_, false, [this](const std::string& domain) {
+                  EXPECT_TRUE(device::ServeDevice(from, frame, device_, false, [this](const std::string& domain) {
                     return served_ ? served_->Invite(domain) : Result<device::UcxInvitation>(PermissionDenied("it is in no trust domain"));
                   }));
                 };
@@ -48,16 +74,15 @@ class LinksTest : public ::testing::Test {
     ring_.reset();
     server_.reset();
     served_.reset();
-    engine_.reset();
   }
   // Both ends are in a trust domain, perhaps the same one.
   void Trust(const std::string& here, const std::string& there) {
     ASSERT_TRUE(device::Ucx::Load().ok());
     served_ = std::make_unique<Links>(false, "none", nullptr);
-    served_->Trust(there, device::Ucx::Start("127.0.0.1", engine_.get()).value());
+    served_->Trust(there, device::Ucx::Start("127.0.0.1", &device_).value());
     links_->Trust(here, device::Ucx::Start("127.0.0.1", nullptr).value());
   }
-  void StartRing() { ring_ = device::RingServer::Listen(RingAddress(boot_), *engine_).value(); }
+  void StartRing() { ring_ = device::RingServer::Listen(RingAddress(boot_), device_).value(); }
   void Make(bool rings = true) {
     links_ = std::make_unique<Links>(rings, "none", [this](const std::string&, auto then) {
       loop_.Post([this, then = std::move(then)] { then(channel_); });
@@ -81,7 +106,8 @@ class LinksTest : public ::testing::Test {
 
   const model::BootId boot_ = model::BootId::Random();
   transport::EventLoop loop_{"links-test"};
-  std::unique_ptr<device::Engine> engine_;
+  device::Engine engine_{{.profile = {.name = "there", .device_class = "csd"}, .built_in = device::BuiltInFunctions()}};
+  Endless device_{engine_};
   std::unique_ptr<transport::ChannelServer> server_;
   std::shared_ptr<Channel> channel_;
   std::unique_ptr<device::RingServer> ring_;
@@ -174,31 +200,29 @@ TEST_F(LinksTest, AnotherTrustDomainGetsNoInvitation) {
 }
 
 TEST_F(LinksTest, AnAbortFindsItsRequestWhicheverWayItWent) {
-  StartRing();
   Make();
-  Trust("lab", "lab");
-  ASSERT_TRUE(Measure()["transports"][1]["available"]);
   const auto to = links_->To(server_->address(), boot_);
-  device::Request configure;
-  configure.opcode = device::Opcode::kConfigure;
-  const std::string none = R"({"cores": 0, "queue_max": 16})";
-  configure.data.assign(none.begin(), none.end());
-  ASSERT_TRUE(engine_->Call(configure).status.ok());
-  for (const std::size_t bytes : {std::size_t{0}, std::size_t{64} << 10, device::kDataBytesMax - 4096}) {  // Perhaps by different ways.
-    device::Queue queue(*to);
-    device::Request waits, abort;
-    waits.opcode = device::Opcode::kExecute;
-    waits.tenant = abort.tenant = "t";
-    waits.function = static_cast<std::uint32_t>(device::BuiltIn::kChecksum);
-    waits.name = "absent";  // What has no object may be done at once.
-    waits.id = abort.value = 7;
-    waits.state.assign(bytes, 0);
-    queue.Submit(waits);
+  device::Queue queue(*to);
+  device::Request waits;
+  waits.opcode = device::Opcode::kExecute;
+  waits.tenant = "t";
+  waits.id = 7;
+  queue.Submit(waits);  // There is nothing but the channel.
+  StartRing();
+  ASSERT_TRUE(Measure()["transports"][0]["available"]);
+  waits.id = 8;
+  queue.Submit(waits);
+  for (const std::uint64_t id : {7, 8}) {
+    device::Request abort;
     abort.opcode = device::Opcode::kAbort;
-    EXPECT_TRUE(to->Call(abort, std::chrono::seconds(60)).status.ok()) << bytes;
+    abort.tenant = "t";
+    abort.value = id;
+    EXPECT_TRUE(to->Call(abort, std::chrono::seconds(60)).status.ok()) << id;
     const auto ended = queue.Wait(std::chrono::seconds(60));
     ASSERT_TRUE(ended);
-    EXPECT_EQ(ended->status.error().code, ErrorCode::kAborted) << bytes;
+    EXPECT_EQ(ended->id, id);
+    EXPECT_EQ(ended->status.error().code, ErrorCode::kAborted) << id;
+    EXPECT_EQ(to->Call(abort, std::chrono::seconds(60)).status.error().code, ErrorCode::kNotFound) << id;
   }
 }
 

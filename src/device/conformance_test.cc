@@ -568,6 +568,27 @@ TEST_P(ConformanceTest, ManyRequestsOfSeveralThreadsAreAnsweredOnceEach) {
   EXPECT_EQ(right.load(), kThreads * kEach);
 }
 
+TEST_P(ConformanceTest, TwoTenantsRequestsOfOneNumberAreAnsweredToWhomTheyBelong) {
+  storage_->Put("text", "123456789");
+  storage_->Put("other", "987654321");
+  Configure(R"({"cores": 0, "queue_max": 16})");  // Both are under way before one is answered.
+  Queue alices(*device_), bobs(*device_);
+  Request request = Execute(BuiltIn::kChecksum, "{}", "text");
+  request.id = 7;
+  alices.Submit(request);
+  request.tenant = "bob";
+  request.name = "other";
+  bobs.Submit(request);
+  while (json::parse(Json(Opcode::kStatistics))["waiting"] != 2) std::this_thread::yield();
+  Configure(R"({"cores": 1})");
+  const Completion hers = alices.Wait(60s).value(), his = bobs.Wait(60s).value();
+  EXPECT_EQ(AsText(hers.data), "e3069283");
+  ASSERT_TRUE(his.status.ok());
+  EXPECT_NE(AsText(his.data), "e3069283");
+  EXPECT_EQ(hers.id, 7u);
+  EXPECT_EQ(his.id, 7u);
+}
+
 TEST_P(ConformanceTest, RequestsBeyondALimitAreRefusedAndNothingElseIsHarmed) {
   Request request = Make(Opcode::kExecute);
   request.function = static_cast<std::uint32_t>(BuiltIn::kChecksum);

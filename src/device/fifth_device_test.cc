@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <map>
 #include <thread>
 
 #include "device/wire.h"
@@ -80,49 +82,61 @@ class StreamDevice final : public Device {
   }
   void Submit(Request request, Done done) override {
     const std::uint64_t id = request.id;
-    const auto message = Encode(request);
-    if (!message.ok()) {
+    const auto refuse = [&](Error error) {
       Completion refused;
       refused.id = id;
-      refused.status = message.error();
-      return done(std::move(refused));
+      refused.status = std::move(error);
+      done(std::move(refused));
+    };
+    std::unique_lock lock(mutex_);
+    if (request.opcode == Opcode::kAbort) {
+      const auto known = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& one) { return one.second.id == request.value && one.second.tenant == request.tenant; });
+      request.value = known != waiting_.end() ? known->first : 0;
     }
-    {
-      const std::lock_guard lock(mutex_);
-      waiting_.emplace(id, std::move(done));
-    }
-    host_->Send(*message);
+    request.id = next_++;
+    const auto message = Encode(request);
+    if (message.ok()) waiting_[request.id] = {id, request.tenant, done};
+    lock.unlock();
+    if (message.ok()) host_->Send(*message);
+    else refuse(message.error());
   }
 
  private:
+  struct Waiting {
+    std::uint64_t id;
+    std::string tenant;
+    Done done;
+  };
   void Take(Completion completion) {
     Done done;
     {
       const std::lock_guard lock(mutex_);
       const auto found = waiting_.find(completion.id);
       if (found == waiting_.end()) return;
-      done = std::move(found->second);
+      done = std::move(found->second.done);
+      completion.id = found->second.id;
       waiting_.erase(found);
     }
     done(std::move(completion));
   }
   void FailAll() {
-    std::multimap<std::uint64_t, Done> waiting;
+    std::map<std::uint64_t, Waiting> waiting;
     {
       const std::lock_guard lock(mutex_);
       waiting.swap(waiting_);
     }
-    for (const auto& [id, done] : waiting) {
+    for (const auto& [number, one] : waiting) {
       Completion lost;
-      lost.id = id;
+      lost.id = one.id;
       lost.status = Unavailable("the card is gone");
-      done(std::move(lost));
+      one.done(std::move(lost));
     }
   }
 
   std::shared_ptr<Port> host_, card_;
   std::mutex mutex_;
-  std::multimap<std::uint64_t, Done> waiting_;
+  std::map<std::uint64_t, Waiting> waiting_;  // By their numbers on the way: several tenants may use one.
+  std::uint64_t next_ = 1;
   std::thread serving_, taking_;
 };
 

@@ -342,7 +342,8 @@ void AddUpCommand(CLI::App& app, Session& session) {
   command->footer(
       "Examples:\n"
       "  godwit up                 stay in the foreground; Ctrl-C ends the cluster\n"
-      "  godwit up --detach        return when the devices are ready");
+      "  godwit up --detach        return when the devices are ready\n"
+      "  godwit up -f cluster.toml the devices that it lists (docs/formats/cluster.md)");
   command->callback(
       [&session, options] { session.action = [&session, options] { return Up(session, *options); }; });
 }

@@ -37,6 +37,16 @@ constexpr std::array<const char*, kDirectWays> kSecurity{"one user, one machine"
 constexpr std::array<const char*, kWays> kThere{"its agent is on this machine, in this network namespace and of this user", "its agent is of this one's trust domain",
                                                "always there"};
 
+// Answered at the latest when nobody is left who could.
+struct Asked {
+  std::promise<Result<device::UcxInvitation>> answer;
+  bool set = false;
+  void Set(Result<device::UcxInvitation> invitation) {
+    if (!std::exchange(set, true)) answer.set_value(std::move(invitation));
+  }
+  ~Asked() { Set(Unavailable("the channel was dropped")); }
+};
+
 std::vector<Device*> Pointers(const std::vector<std::shared_ptr<Device>>& devices) {
   std::vector<Device*> pointers;
   for (const auto& device : devices) pointers.push_back(device.get());
@@ -291,11 +301,11 @@ Result<std::shared_ptr<Device>> Links::ConnectByRing(const Peer& peer) {
 
 Result<std::shared_ptr<Device>> Links::ConnectByUcx(const Peer& peer) {
   if (ucx_ == nullptr) return FailedPrecondition("this agent is in no trust domain (godwitd agent --trust-domain)");
-  const auto asked = std::make_shared<std::promise<Result<device::UcxInvitation>>>();
-  auto answer = asked->get_future();
-  connect_(peer.address, [asked, domain = trust_domain_](Result<std::shared_ptr<transport::Channel>> channel) {
-    if (!channel.ok()) return asked->set_value(channel.error());
-    device::AskInvitation(*channel, domain, [asked](Result<device::UcxInvitation> invitation) { asked->set_value(std::move(invitation)); });
+  auto asked = std::make_shared<Asked>();
+  auto answer = asked->answer.get_future();
+  connect_(peer.address, [asked = std::move(asked), domain = trust_domain_](Result<std::shared_ptr<transport::Channel>> channel) {
+    if (!channel.ok()) return asked->Set(channel.error());
+    device::AskInvitation(*channel, domain, [asked](Result<device::UcxInvitation> invitation) { asked->Set(std::move(invitation)); });
   });
   if (answer.wait_for(kAnswerTime) != std::future_status::ready) return DeadlineExceeded("it does not answer");
   GODWIT_ASSIGN(const device::UcxInvitation invitation, answer.get());

@@ -190,6 +190,16 @@ TEST_F(LinksTest, AfterUcxIsLostRequestsGoOverTheChannel) {
   EXPECT_NE(link["transports"][1]["why"].get<std::string>().find("no trust domain"), std::string::npos) << link;
 }
 
+TEST_F(LinksTest, AQuestionThatIsDroppedIsAnswered) {
+  ASSERT_TRUE(device::Ucx::Load().ok());
+  Awaited<bool> asked;
+  links_ = std::make_unique<Links>(false, "none", [&](const std::string&, const auto&) { asked.Set(true); });
+  links_->Trust("lab", device::Ucx::Start("127.0.0.1", nullptr).value());
+  static_cast<void>(links_->To(server_->address(), boot_));
+  ASSERT_TRUE(asked.Wait());
+  links_.reset();  // Which waits for whoever waits for the answer.
+}
+
 TEST_F(LinksTest, AnotherTrustDomainGetsNoInvitation) {
   Make();
   Trust("lab", "office");

@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +26,7 @@
 #include <openssl/rand.h>
 #include <ucp/api/ucp.h>
 
+#include "base/descriptor.h"
 #include "device/numbers.h"
 #include "device/relax.h"
 #include "device/wire.h"
@@ -129,6 +131,20 @@ std::string InterfaceOf(const SocketAddress& address) {
   }
   freeifaddrs(all);
   return name;
+}
+
+// Until those of `interfaces` (as UCX_NET_DEVICES names them) that there are run, for UCX passes over others: one that was made a moment ago takes a while. At most kUcxConnectTime.
+void AwaitRunning(const std::string& interfaces) {
+  const Descriptor any(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto end = Clock::now() + kUcxConnectTime;
+  for (std::size_t begin = 0; begin < interfaces.size();) {
+    const std::string name = interfaces.substr(begin, interfaces.find(',', begin) - begin);
+    begin += name.size() + 1;
+    ifreq request{};
+    if (name.empty() || name.size() >= sizeof request.ifr_name) continue;
+    std::memcpy(request.ifr_name, name.data(), name.size());
+    while (ioctl(any.get(), SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_RUNNING) == 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 Completion Failed(std::uint64_t id, Error error) {
@@ -248,7 +264,9 @@ Status Node::Start(const std::string& address) {
   ucp_config_t* config = nullptr;
   ucs_status_t status = ucx_.ucp_config_read(nullptr, nullptr, &config);
   if (status != UCS_OK) return Failure("its configuration", status);
-  if (std::getenv("UCX_NET_DEVICES") == nullptr && !interface.empty()) ucx_.ucp_config_modify(config, "NET_DEVICES", interface.c_str());
+  const char* const chosen = std::getenv("UCX_NET_DEVICES");
+  AwaitRunning(chosen != nullptr ? chosen : interface);
+  if (chosen == nullptr && !interface.empty()) ucx_.ucp_config_modify(config, "NET_DEVICES", interface.c_str());
   if (std::getenv("UCX_TLS") == nullptr) ucx_.ucp_config_modify(config, "TLS", "^sm");
   // The interface by which a peer came leads to it; another may not.
   if (std::getenv("UCX_CM_USE_ALL_DEVICES") == nullptr) ucx_.ucp_config_modify(config, "CM_USE_ALL_DEVICES", "n");

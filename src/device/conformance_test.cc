@@ -580,6 +580,13 @@ TEST_P(ConformanceTest, TwoTenantsRequestsOfOneNumberAreAnsweredToWhomTheyBelong
   request.name = "other";
   bobs.Submit(request);
   while (json::parse(Json(Opcode::kStatistics))["waiting"] != 2) std::this_thread::yield();
+  Request abort = Make(Opcode::kAbort);
+  abort.tenant = "bob";
+  abort.value = request.id;
+  EXPECT_TRUE(Do(abort).status.ok());
+  EXPECT_EQ(CodeOf(bobs.Wait(60s).value()), ErrorCode::kAborted);
+  EXPECT_FALSE(alices.Poll());
+  bobs.Submit(request);
   Configure(R"({"cores": 1})");
   const Completion hers = alices.Wait(60s).value(), his = bobs.Wait(60s).value();
   EXPECT_EQ(AsText(hers.data), "e3069283");

@@ -6,10 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <map>
 #include <thread>
 
+#include "device/under_way.h"
 #include "device/wire.h"
 
 namespace godwit::device {
@@ -70,8 +69,8 @@ class StreamDevice final : public Device {
       }
     });
     taking_ = std::thread([this] {
-      while (const auto message = host_->Receive()) Take(DecodeCompletion(*message).value());
-      FailAll();
+      while (const auto message = host_->Receive()) under_way_.Finish(DecodeCompletion(*message).value());
+      under_way_.FailAll(Unavailable("the card is gone"));
     });
   }
   ~StreamDevice() override {
@@ -81,62 +80,15 @@ class StreamDevice final : public Device {
     taking_.join();
   }
   void Submit(Request request, Done done) override {
-    const std::uint64_t id = request.id;
-    const auto refuse = [&](Error error) {
-      Completion refused;
-      refused.id = id;
-      refused.status = std::move(error);
-      done(std::move(refused));
-    };
-    std::unique_lock lock(mutex_);
-    if (request.opcode == Opcode::kAbort) {
-      const auto known = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& one) { return one.second.id == request.value && one.second.tenant == request.tenant; });
-      request.value = known != waiting_.end() ? known->first : 0;
-    }
-    request.id = next_++;
+    if (!under_way_.Begin(request, std::move(done))) return;
     const auto message = Encode(request);
-    if (message.ok()) waiting_[request.id] = {id, request.tenant, done};
-    lock.unlock();
     if (message.ok()) host_->Send(*message);
-    else refuse(message.error());
+    else under_way_.Finish(Failed(request.id, message.error()));
   }
 
  private:
-  struct Waiting {
-    std::uint64_t id;
-    std::string tenant;
-    Done done;
-  };
-  void Take(Completion completion) {
-    Done done;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto found = waiting_.find(completion.id);
-      if (found == waiting_.end()) return;
-      done = std::move(found->second.done);
-      completion.id = found->second.id;
-      waiting_.erase(found);
-    }
-    done(std::move(completion));
-  }
-  void FailAll() {
-    std::map<std::uint64_t, Waiting> waiting;
-    {
-      const std::lock_guard lock(mutex_);
-      waiting.swap(waiting_);
-    }
-    for (const auto& [number, one] : waiting) {
-      Completion lost;
-      lost.id = one.id;
-      lost.status = Unavailable("the card is gone");
-      one.done(std::move(lost));
-    }
-  }
-
   std::shared_ptr<Port> host_, card_;
-  std::mutex mutex_;
-  std::map<std::uint64_t, Waiting> waiting_;  // By their numbers on the way: several tenants may use one.
-  std::uint64_t next_ = 1;
+  UnderWay under_way_;
   std::thread serving_, taking_;
 };
 

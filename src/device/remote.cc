@@ -1,13 +1,8 @@
 #include "device/remote.h"
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 #include <utility>
 
-#include <fmt/format.h>
-
-#include "device/numbers.h"
 #include "device/wire.h"
 
 namespace godwit::device {
@@ -16,62 +11,27 @@ namespace {
 // Longer than what a request may take without a deadline of its own is no use: the channel's loss ends it sooner.
 constexpr std::chrono::minutes kAnswerTime{60};
 
-Completion Failed(std::uint64_t id, Error error) {
-  Completion completion;
-  completion.id = id;
-  completion.status = std::move(error);
-  return completion;
-}
-
 }  // namespace
-
-// Requests are numbered anew: several users share the channel, and their numbers need not differ.
-struct RemoteDevice::UnderWay {
-  std::mutex mutex;
-  std::uint64_t next = FirstNumber();
-  std::map<std::pair<std::string, std::uint64_t>, std::uint64_t> numbers;
-};
 
 RemoteDevice::RemoteDevice(Connect connect) : connect_(std::move(connect)), under_way_(std::make_shared<UnderWay>()) {}
 
-void RemoteDevice::Submit(Request request, Done user) {
-  const std::uint64_t id = request.id;
-  const std::pair<std::string, std::uint64_t> key(request.tenant, id);
-  bool known = true;
-  {
-    const std::lock_guard lock(under_way_->mutex);
-    if (request.opcode == Opcode::kAbort) {
-      const auto found = under_way_->numbers.find({request.tenant, request.value});
-      known = found != under_way_->numbers.end();
-      if (known) request.value = found->second;
-    }
-    if (known) {
-      request.id = under_way_->next++;
-      under_way_->numbers[key] = request.id;
-    }
-  }
-  // To the device it would name another user's request.
-  if (!known) return user(Failed(id, NotFound(fmt::format("no request {} of '{}' is under way here", request.value, request.tenant))));
-  const Done done = [under_way = under_way_, key, number = request.id, user = std::move(user)](Completion completion) {
-    {
-      const std::lock_guard lock(under_way->mutex);
-      const auto found = under_way->numbers.find(key);
-      if (found != under_way->numbers.end() && found->second == number) under_way->numbers.erase(found);
-    }
-    completion.id = key.second;
-    user(std::move(completion));
+void RemoteDevice::Submit(Request request, Done done) {
+  if (!under_way_->Begin(request, std::move(done))) return;
+  const auto finish = [under_way = under_way_, number = request.id](Result<Completion> completion) {
+    if (!completion.ok()) return under_way->Finish(Failed(number, completion.error()));
+    completion->id = number;
+    under_way->Finish(std::move(completion).value());
   };
   auto encoded = Encode(request);
-  if (!encoded.ok()) return done(Failed(id, encoded.error()));
+  if (!encoded.ok()) return finish(encoded.error());
   const auto message = std::make_shared<const Bytes>(std::move(encoded).value());
-  connect_([id, message, done = std::move(done)](Result<std::shared_ptr<transport::Channel>> channel) {
-    if (!channel.ok()) return done(Failed(id, channel.error()));
+  connect_([message, finish](Result<std::shared_ptr<transport::Channel>> channel) {
+    if (!channel.ok()) return finish(channel.error());
     flatbuffers::FlatBufferBuilder builder(64);
-    (*channel)->Ask<wire::DeviceRequest>(builder, wire::CreateDeviceRequest(builder), kAnswerTime, [id, done](Result<transport::Frame> frame) {
-      if (!frame.ok()) return done(Failed(id, frame.error()));
-      if (frame->as<wire::DeviceCompletion>() == nullptr) return done(Failed(id, Corrupt("another answer than a DeviceCompletion")));
-      auto completion = DecodeCompletion(frame->payload());
-      done(completion.ok() ? std::move(completion).value() : Failed(id, completion.error()));
+    (*channel)->Ask<wire::DeviceRequest>(builder, wire::CreateDeviceRequest(builder), kAnswerTime, [finish](Result<transport::Frame> frame) {
+      if (!frame.ok()) return finish(frame.error());
+      if (frame->as<wire::DeviceCompletion>() == nullptr) return finish(Corrupt("another answer than a DeviceCompletion"));
+      finish(DecodeCompletion(frame->payload()));
     }, *message);
   });
 }

@@ -7,6 +7,7 @@
 
 #include "device/device.h"
 #include "device/ucx.h"
+#include "device/under_way.h"
 #include "transport/channel.h"
 
 namespace godwit::device {
@@ -19,7 +20,6 @@ class RemoteDevice final : public Device {
   void Submit(Request request, Done done) override;
 
  private:
-  struct UnderWay;
   const Connect connect_;
   const std::shared_ptr<UnderWay> under_way_;
 };

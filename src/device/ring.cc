@@ -22,8 +22,8 @@
 #include <fmt/format.h>
 
 #include "base/descriptor.h"
-#include "device/numbers.h"
 #include "device/relax.h"
+#include "device/under_way.h"
 #include "device/wire.h"
 
 namespace godwit::device {
@@ -238,12 +238,7 @@ class Served {
     }
     void Send(const Completion& completion) {
       auto bytes = Encode(completion);
-      if (!bytes.ok()) {
-        Completion smaller;
-        smaller.id = completion.id;
-        smaller.status = bytes.error();
-        bytes = Encode(smaller);
-      }
+      if (!bytes.ok()) bytes = Encode(Failed(completion.id, bytes.error()));
       const std::lock_guard lock(mutex);
       waiting_bytes += bytes->size();
       waiting.push_back(std::move(bytes).value());
@@ -394,11 +389,8 @@ class RingDevice final : public Device {
     }
     callers_.fetch_sub(1);
     if (answer->there.load()) return std::move(answer->completion);
-    Completion failed;
-    failed.id = id;
-    failed.status = lost_.load() ? Unavailable("the device's process is gone")
-                                 : DeadlineExceeded(fmt::format("the device has not answered within {} ms", timeout.count()));
-    return failed;
+    return Failed(id, lost_.load() ? Unavailable("the device's process is gone")
+                                   : DeadlineExceeded(fmt::format("the device has not answered within {} ms", timeout.count())));
   }
 
  private:
@@ -406,49 +398,18 @@ class RingDevice final : public Device {
     const std::uint64_t one = 1;
     static_cast<void>(!write(fd, &one, sizeof one));
   }
-  static void Fail(std::uint64_t id, const Done& done, Error error) {
-    Completion completion;
-    completion.id = id;
-    completion.status = std::move(error);
-    done(std::move(completion));
-  }
-  // On the wire requests are numbered anew: users' numbers need not differ.
   void Send(Request request, Done done) {
-    const std::uint64_t id = request.id;
-    if (lost_.load()) return Fail(id, done, Unavailable("the device's process is gone"));
-    if (request.opcode == Opcode::kAbort) {
-      std::optional<std::uint64_t> known;
-      {
-        const std::lock_guard lock(mutex_);
-        for (const auto& [number, waiting] : waiting_) {
-          if (waiting.id == request.value && waiting.tenant == request.tenant) known = number;
-        }
-      }
-      // To the device it would name another user's request.
-      if (!known) return Fail(id, done, NotFound(fmt::format("no request {} of '{}' is under way here", request.value, request.tenant)));
-      request.value = *known;
-    }
-    Result<Bytes> message = Bytes();
-    std::uint64_t number = 0;
-    {
-      const std::lock_guard lock(mutex_);
-      number = next_++;
-      request.id = number;
-      message = Encode(request);
-      if (message.ok()) waiting_[number] = {id, request.tenant, done};
-    }
-    if (!message.ok()) return Fail(id, done, message.error());
+    if (lost_.load()) return done(Failed(request.id, Unavailable("the device's process is gone")));
+    if (!under_way_.Begin(request, std::move(done))) return;
+    const auto message = Encode(request);
+    if (!message.ok()) return under_way_.Finish(Failed(request.id, message.error()));
     bool sent = false;
     {
       const std::lock_guard lock(write_mutex_);
       sent = writer_.Write(*message);
     }
     if (sent && !lost_.load()) return;
-    {
-      const std::lock_guard lock(mutex_);
-      if (waiting_.erase(number) == 0) return;  // Answered by OnLost.
-    }
-    Fail(id, done, sent ? Unavailable("the device's process is gone") : ResourceExhausted("the ring to the device is full: take completions first"));
+    under_way_.Finish(Failed(request.id, sent ? Unavailable("the device's process is gone") : ResourceExhausted("the ring to the device is full: take completions first")));
   }
   // False: there was none, or another thread reads.
   bool TakeOne() {
@@ -464,26 +425,12 @@ class RingDevice final : public Device {
       OnLost();
       return false;
     }
-    Waiting waiting;
-    {
-      const std::lock_guard lock(mutex_);
-      const auto found = waiting_.find(completion->id);
-      if (found == waiting_.end()) return true;
-      waiting = std::move(found->second);
-      waiting_.erase(found);
-    }
-    completion->id = waiting.id;
-    waiting.done(std::move(completion).value());
+    under_way_.Finish(std::move(completion).value());
     return true;
   }
   void OnLost() {
     lost_.store(true);
-    std::map<std::uint64_t, Waiting> waiting;
-    {
-      const std::lock_guard lock(mutex_);
-      waiting.swap(waiting_);
-    }
-    for (const auto& [number, one] : waiting) Fail(one.id, one.done, Unavailable("the device's process is gone; what was under way may have had its effect"));
+    under_way_.FailAll(Unavailable("the device's process is gone; what was under way may have had its effect"));
   }
   void Main() {
     auto last = Clock::now();
@@ -522,9 +469,7 @@ class RingDevice final : public Device {
   Writer writer_;
   std::mutex read_mutex_;
   Reader reader_;
-  std::mutex mutex_;
-  std::map<std::uint64_t, Waiting> waiting_;
-  std::uint64_t next_ = FirstNumber();
+  UnderWay under_way_;
   std::atomic<int> callers_{0};
   std::atomic<bool> lost_{false}, ending_{false};
   std::thread thread_;

@@ -27,8 +27,8 @@
 #include <ucp/api/ucp.h>
 
 #include "base/descriptor.h"
-#include "device/numbers.h"
 #include "device/relax.h"
+#include "device/under_way.h"
 #include "device/wire.h"
 
 namespace godwit::device {
@@ -147,13 +147,6 @@ void AwaitRunning(const std::string& interfaces) {
   }
 }
 
-Completion Failed(std::uint64_t id, Error error) {
-  Completion completion;
-  completion.id = id;
-  completion.status = std::move(error);
-  return completion;
-}
-
 struct Connection {
   ucp_ep_h endpoint = nullptr;
   bool serves = false;     // This end has the device.
@@ -162,14 +155,7 @@ struct Connection {
   std::string why;         // Lost.
   Clock::time_point begun = Clock::now();
   std::size_t unsent_bytes = 0;
-  // Of the end that asks. Requests are numbered anew: users' numbers need not differ.
-  struct Waiting {
-    std::uint64_t id;
-    std::string tenant;
-    Device::Done done;
-  };
-  std::uint64_t next = FirstNumber();
-  std::map<std::uint64_t, Waiting> waiting;
+  UnderWay under_way;  // Of the end that asks. Told without the node's mutex.
 };
 using ConnectionPointer = std::shared_ptr<Connection>;
 
@@ -412,9 +398,7 @@ void Node::Lose(Connection& connection, const std::string& why) {
   if (std::exchange(connection.lost, true)) return;
   connection.why = why;
   lost_.push_back(connections_.at(connection.endpoint));
-  for (auto& [number, waiting] : std::exchange(connection.waiting, {})) {
-    work_.push_back([why, waiting = std::move(waiting)] { waiting.done(Failed(waiting.id, Unavailable("the connection by UCX was lost: " + why))); });
-  }
+  work_.push_back([lost = lost_.back()] { lost->under_way.FailAll(Unavailable("the connection by UCX was lost: " + lost->why)); });
   admitted_.notify_all();
   Wake();
 }
@@ -502,12 +486,7 @@ void Node::Take(const ConnectionPointer& connection, Kind kind, ByteView payload
   if (!connection->serves && connection->admitted && kind == Kind::kCompletion) {
     auto completion = DecodeCompletion(payload);
     if (!completion.ok()) return Lose(*connection, "its end sent what is no completion");
-    const auto found = connection->waiting.find(completion->id);
-    if (found == connection->waiting.end()) return;
-    completion->id = found->second.id;
-    work_.push_back([done = std::move(found->second.done), completion = std::make_shared<Completion>(std::move(completion).value())] { done(std::move(*completion)); });
-    connection->waiting.erase(found);
-    return;
+    return work_.push_back([connection, completion = std::make_shared<Completion>(std::move(completion).value())] { connection->under_way.Finish(std::move(*completion)); });
   }
   Lose(*connection, "its end sent a message out of turn");
 }
@@ -552,29 +531,16 @@ void Node::Close(const ConnectionPointer& connection) {
 }
 
 void Node::Ask(const ConnectionPointer& connection, Request request, Device::Done done) {
-  const std::uint64_t id = request.id;
+  if (!connection->under_way.Begin(request, std::move(done))) return;
+  auto message = Encode(request);
   Status sent;
-  {
+  if (message.ok()) {
     const Lock lock(*this);
-    if (request.opcode == Opcode::kAbort) {
-      const auto known = std::find_if(connection->waiting.begin(), connection->waiting.end(), [&](const auto& one) {
-        return one.second.id == request.value && one.second.tenant == request.tenant;
-      });
-      // To the device it would name another user's request.
-      if (known == connection->waiting.end()) sent = NotFound(fmt::format("no request {} of '{}' is under way here", request.value, request.tenant));
-      else request.value = known->first;
-    }
-    request.id = connection->next++;
-  }
-  Result<Bytes> message = sent.ok() ? Encode(request) : Result<Bytes>(sent.error());
-  if (!message.ok()) return done(Failed(id, message.error()));
-  {
-    const Lock lock(*this);
-    connection->waiting[request.id] = {id, request.tenant, done};
     sent = Send(connection, Kind::kRequest, std::move(message).value());
-    if (!sent.ok() && connection->waiting.erase(request.id) == 0) return;  // Answered as lost.
+  } else {
+    sent = message.error();
   }
-  if (!sent.ok()) done(Failed(id, sent.error()));
+  if (!sent.ok()) connection->under_way.Finish(Failed(request.id, sent.error()));
 }
 
 class UcxDevice final : public Device {

@@ -42,7 +42,7 @@ class Ucx {
   virtual ~Ucx() = default;
   // kResourceExhausted: too many were invited and did not come.
   virtual Result<UcxInvitation> Invite() = 0;
-  // The device that gave the invitation. It must not be used after this is gone.
+  // The device that gave the invitation.
   virtual Result<std::unique_ptr<Device>> Connect(const UcxInvitation& invitation) = 0;
 };
 

@@ -19,13 +19,18 @@ class Silent final : public Device {
     waiting_.emplace_back(request.id, std::move(done));
     changed_.notify_all();
   }
-  void AwaitOne() {
+  void Await(std::size_t requests) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !waiting_.empty(); });
+    changed_.wait(lock, [&] { return waiting_.size() >= requests; });
   }
+  std::unique_lock<std::mutex> Busy() { return std::unique_lock(mutex_); }
   void AnswerAll() {
-    const std::lock_guard lock(mutex_);
-    for (auto& [id, done] : std::exchange(waiting_, {})) {
+    std::vector<std::pair<std::uint64_t, Done>> waiting;
+    {
+      const std::lock_guard lock(mutex_);
+      waiting.swap(waiting_);
+    }
+    for (auto& [id, done] : waiting) {
       Completion completion;
       completion.id = id;
       completion.data.assign(kDataBytesMax, 7);
@@ -91,7 +96,7 @@ TEST_F(UcxTest, WhatIsUnderWayIsUnavailableOnceTheDeviceIsGone) {
   const auto device = here_->Connect(there_->Invite().value()).value();
   Queue queue(*device);
   queue.Submit(Health());
-  device_.AwaitOne();
+  device_.Await(1);
   there_.reset();
   const auto lost = queue.Wait(60s);
   ASSERT_TRUE(lost);
@@ -104,7 +109,7 @@ TEST_F(UcxTest, WhatIsUnderWayEndsWithThisEnd) {
   const auto device = here_->Connect(there_->Invite().value()).value();
   Queue queue(*device);
   queue.Submit(Health());
-  device_.AwaitOne();
+  device_.Await(1);
   here_.reset();
   EXPECT_EQ(queue.Wait(60s).value().status.error().code, ErrorCode::kUnavailable);
   EXPECT_EQ(device->Call(Health(), 60s).status.error().code, ErrorCode::kUnavailable);
@@ -115,6 +120,49 @@ TEST_F(UcxTest, ARequestWithoutATenantIsRefused) {
   Request request = Health();
   request.tenant.clear();
   EXPECT_EQ(device->Call(request, 60s).status.error().code, ErrorCode::kPermissionDenied);
+}
+
+TEST_F(UcxTest, WhatTheDeviceDoesNotTakeIsLimited) {
+  const auto device = here_->Connect(there_->Invite().value()).value();
+  Queue queue(*device);
+  Request request = Health();
+  request.data.assign(kDataBytesMax, 1);
+  std::size_t refused = 0;
+  {
+    const auto busy = device_.Busy();  // Whoever gives it a request waits, and takes no other.
+    for (std::size_t i = 0; i < 2 * kUcxUnsentBytesMax / kDataBytesMax; ++i) queue.Submit(request);
+    for (auto ended = queue.Poll(); ended; ended = queue.Poll()) {
+      ++refused;
+      EXPECT_EQ(ended->status.error().code, ErrorCode::kResourceExhausted);
+    }
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_LT(refused, kUcxUnsentBytesMax / kDataBytesMax);
+  while (queue.under_way() > 0) {  // What was not refused is answered.
+    device_.AnswerAll();
+    while (const auto ended = queue.Poll()) EXPECT_TRUE(ended->status.ok());
+  }
+}
+
+TEST_F(UcxTest, WhoDoesNotTakeCompletionsLosesTheConnection) {
+  const auto device = here_->Connect(there_->Invite().value()).value();
+  std::promise<void> slow;
+  device->Submit(Health(), [taken = slow.get_future().share()](Completion) { taken.wait(); });
+  constexpr std::size_t kMore = 2 * kUcxUnsentBytesMax / kDataBytesMax;
+  Queue queue(*device);
+  for (std::size_t i = 0; i < kMore; ++i) queue.Submit(Health());
+  device_.Await(kMore + 1);
+  device_.AnswerAll();
+  slow.set_value();
+  std::size_t lost = 0;
+  for (std::size_t i = 0; i < kMore; ++i) {
+    const auto ended = queue.Wait(60s);
+    ASSERT_TRUE(ended);
+    if (ended->status.ok()) continue;
+    ++lost;
+    EXPECT_EQ(ended->status.error().code, ErrorCode::kUnavailable);
+  }
+  EXPECT_GT(lost, 0u);
 }
 
 TEST_F(UcxTest, ServedConnectionsAreLimited) {
